@@ -1,0 +1,53 @@
+"""Entry of the dashboard (`streamlit run app/main.py`): navigation, the study in hand, and nothing else."""
+
+from pathlib import Path
+
+import streamlit as st
+from choosing import choose_study
+from watching import sidebar_jobs
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+st.set_page_config(page_title="LampQ Studio", page_icon=str(ASSETS / "icon.svg"), layout="wide")
+st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="large")
+
+page = st.navigation(
+    [
+        st.Page(
+            "views/study.py",
+            title="Study",
+            icon=":material/science:",
+            default=True,
+            help="The model and its data, how the analysis goes, and every job.",
+        ),
+        st.Page(
+            "views/sensitivity.py",
+            title="Sensitivity",
+            icon=":material/local_fire_department:",
+            help="Which layers suffer most from fewer bits.",
+        ),
+        st.Page(
+            "views/allocation.py",
+            title="Allocation",
+            icon=":material/tune:",
+            help="Drag a budget; the exact solver gives every layer its bits.",
+        ),
+        st.Page(
+            "views/refine.py",
+            title="Refine",
+            icon=":material/model_training:",
+            help="Trade bits between layers, or train the quantized model.",
+        ),
+        st.Page(
+            "views/compare.py",
+            title="Compare",
+            icon=":material/monitoring:",
+            help="Accuracy against size and compute, and the files to take away.",
+        ),
+    ]
+)
+
+study = choose_study()
+if study is not None:
+    sidebar_jobs(study)
+    page.run()

@@ -1,0 +1,78 @@
+"""What pages read of a study: each file decoded once and shared by every session until it changes on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from lampq_engine.cost import CostModel
+from lampq_engine.errors import InputError
+from lampq_engine.files import read_json
+from lampq_engine.store import Study, Trial
+from lampq_engine.types import Evaluation, Sensitivity
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def stamp(*paths: Path) -> Stamp:
+    """Names, times and sizes of files: changes when any of them does."""
+    found = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found.append((str(path), status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _layers(stamped: Stamp, _study: Study) -> CostModel:
+    return _study.costs
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _sensitivity(stamped: Stamp, metric: str, _study: Study) -> Sensitivity:
+    return _study.sensitivity(metric)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _trials(stamped: Stamp, _study: Study) -> list[Trial]:
+    return _study.trials()
+
+
+def costs(study: Study) -> CostModel | None:
+    """The layers and costs of a study; None until they were surveyed."""
+    path = study.path / "layers.json"
+    return _whole(lambda: _layers(stamp(path), study)) if path.is_file() else None
+
+
+def sensitivity(study: Study, metric: str) -> Sensitivity | None:
+    """One sensitivity of a study; None until it was measured, or where its file is damaged."""
+    path = study.path / "sensitivity" / f"{metric}.json"
+    return _whole(lambda: _sensitivity(stamp(path), metric, study)) if path.is_file() else None
+
+
+def float_evaluation(study: Study) -> Evaluation | None:
+    return _whole(lambda: study.float_evaluation) if study.has("float.json") else None
+
+
+def analysis(study: Study) -> dict[str, Any]:
+    """Provenance of the analysis, empty until it was written."""
+    record = _whole(lambda: read_json(study.path / "analysis.json")) if study.has("analysis.json") else None
+    return dict(record.get("value", record)) if record else {}
+
+
+def trials(study: Study) -> list[Trial]:
+    """Every readable trial, oldest first."""
+    return _trials(stamp(*sorted((study.path / "trials").glob("*/trial.json"))), study)
+
+
+def _whole(read: Any) -> Any:
+    """What `read` gives; None where the file is damaged, which the Study page tells."""
+    try:
+        return read()
+    except (InputError, KeyError, TypeError, AttributeError):
+        return None

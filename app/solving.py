@@ -1,0 +1,112 @@
+"""The exact solver behind the slider: programs and frontiers, kept while files and menus stay the same."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+
+import streamlit as st
+from reading import Stamp, costs, sensitivity, stamp
+
+from lampq_engine.allocate import Program
+from lampq_engine.errors import InputError
+from lampq_engine.files import key_of
+from lampq_engine.frontier import Point, grid, solve_at
+from lampq_engine.plain import to_plain
+from lampq_engine.recipe import AllocationSpec, Budgets
+from lampq_engine.store import Study
+from lampq_engine.types import Allocation
+
+FRONTIER_POINTS = 41
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A program that several sessions may ask, one at a time."""
+
+    program: Program
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def solve(self, budgets: Budgets) -> tuple[Allocation, str]:
+        """The best allocation; where none is feasible, that of the nearest budgets and the sentence that says so."""
+        with self.turn:
+            try:
+                return self.program.solve(budgets), ""
+            except InputError as error:
+                near = Budgets(**self.program.nearest(budgets.given()))
+                return self.program.solve(near), str(error)
+
+
+@dataclass
+class Frontier:
+    """A frontier that fills up in the background: ends and middle first, then what lies between."""
+
+    points: list[Point] = field(default_factory=list)
+    done: bool = False
+
+    def ordered(self) -> list[Point]:
+        return sorted(self.points, key=lambda point: point.budget)
+
+
+def solver(study: Study, metric: str, spec: AllocationSpec) -> Solver:
+    """The solver of a study, metric, menus and pins."""
+    return _solver(_stamp(study, metric), _key(spec), metric, study, spec)
+
+
+def frontier(study: Study, metric: str, spec: AllocationSpec, budget: str, others: Budgets) -> Frontier:
+    """The frontier along one budget, the others held; it starts to fill when it is first asked for."""
+    held = replace(others, **{budget: None})
+    return _frontier(_stamp(study, metric), _key(spec), metric, budget, key_of(to_plain(held)), study, spec, held)
+
+
+def _stamp(study: Study, metric: str) -> Stamp:
+    return stamp(study.path / "layers.json", study.path / "sensitivity" / f"{metric}.json")
+
+
+def _key(spec: AllocationSpec) -> str:
+    return key_of(to_plain(replace(spec, budgets=Budgets())))
+
+
+def _program(study: Study, metric: str, spec: AllocationSpec) -> Program:
+    model, table = costs(study), sensitivity(study, metric)
+    if model is None or table is None:
+        raise InputError(f"The study has no sensitivity {metric!r} yet", todo="Wait for its analysis")
+    return Program(model, table, spec)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _solver(stamped: Stamp, key: str, metric: str, _study: Study, _spec: AllocationSpec) -> Solver:
+    return Solver(_program(_study, metric, _spec))
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _frontier(
+    stamped: Stamp,
+    key: str,
+    metric: str,
+    budget: str,
+    held: str,
+    _study: Study,
+    _spec: AllocationSpec,
+    _others: Budgets,
+) -> Frontier:
+    found, program = Frontier(), _program(_study, metric, _spec)  # a program of its own: the slider never waits for it
+    threading.Thread(target=_fill, args=(found, program, budget, _others), daemon=True).start()
+    return found
+
+
+def _fill(found: Frontier, program: Program, budget: str, others: Budgets) -> None:
+    try:
+        values = grid(program, budget, FRONTIER_POINTS)
+        for index in _coarse_first(len(values)):
+            found.points.append(solve_at(program, budget, values[index], others))
+    finally:
+        found.done = True
+
+
+def _coarse_first(count: int) -> list[int]:
+    """Indices so that every prefix is spread over the whole range."""
+    order: list[int] = []
+    for step in (8, 4, 2, 1):
+        order += [index for index in range(0, count, step) if index not in order]
+    return order

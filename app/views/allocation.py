@@ -1,0 +1,256 @@
+"""Drag a budget and see, at once, the bits that every layer gets for it; then make it real and measure it."""
+
+from dataclasses import replace
+
+import streamlit as st
+from asking import menus_editor, other_budgets, pins_editor, recipe_of, request
+from reading import costs, float_evaluation, sensitivity, trials
+from slider import budget_slider
+from solving import frontier, solver
+
+from lampq_engine import figures, store
+from lampq_engine.allocate import UNITS
+from lampq_engine.cost import CostModel
+from lampq_engine.errors import InputError
+from lampq_engine.figures.names import BUDGET_NAMES, METRIC_HELP, METRIC_NAMES, METRIC_SHORT, number
+from lampq_engine.plain import help_of
+from lampq_engine.recipe import AllocationSpec, Budgets
+from lampq_engine.types import Allocation
+
+DIGITS = {"mean_bits": 2, "mean_activation_bits": 2, "megabytes": 3, "gbops": 3}
+CHOICE = "budget-value"  # session key prefix: what the slider and its numeric twin agreed on
+
+
+def key_of_budget(budget: str) -> str:
+    return f"{CHOICE}-{study.name}-{budget}"
+
+
+def moved(budget: str) -> None:
+    """The slider was dragged: its value is the budget, and the numeric twin follows."""
+    value = st.session_state[f"slider-{key_of_budget(budget)}"].value
+    if value is not None:
+        st.session_state[key_of_budget(budget)] = float(value)
+        st.session_state[f"number-{key_of_budget(budget)}"] = float(value)
+
+
+def typed(budget: str) -> None:
+    """A number was typed: the slider's thumb follows."""
+    value = st.session_state[f"number-{key_of_budget(budget)}"]
+    if value:
+        st.session_state[key_of_budget(budget)] = float(value)
+        st.session_state["revision"] = st.session_state.get("revision", 0) + 1
+
+
+def show_numbers(model: CostModel, here: Allocation) -> None:
+    """What the allocation costs and how the solver went."""
+    float_cost, cost, solution = model.cost({}), here.cost, here.solution
+    with st.grid(5, min_column_width=150):
+        st.metric(
+            "Mean bits",
+            f"{cost.mean_bits:.2f}",
+            f"{cost.mean_activation_bits:.2f} activations",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            help="Mean weight width over the blocks' linear layers, weighted by their number of weights.",
+        )
+        st.metric(
+            "Packed file",
+            f"{cost.megabytes:.3f} MB",
+            f"{float_cost.megabytes / cost.megabytes:.1f}x smaller",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            help="Size of the file that is written: codes, scales, zero points, and everything that stays in float.",
+        )
+        st.metric(
+            "Compute",
+            f"{cost.gbops:.3g} GBOPs",
+            f"{float_cost.gbops / cost.gbops:.0f}x fewer",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            help=help_of(Budgets, "gbops").capitalize() + ".",
+        )
+        st.metric(
+            "Predicted harm",
+            number(solution.harm),
+            f"bound {number(solution.bound)}",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            help="Sum over the layers of the metric's harm at their widths: what the solver makes as small as it can. "
+            "The bound is proven: no allocation within the budget harms less.",
+        )
+        st.metric(
+            "Solver",
+            solution.status,
+            f"gap {100 * solution.gap:.2g} % · {solution.milliseconds:.0f} ms",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            help="`optimal`: proven to be the best. The gap is the distance between harm and its proven bound.",
+        )
+
+
+@st.fragment
+def live(model: CostModel, metric: str, spec: AllocationSpec, budget: str, others: Budgets) -> None:
+    """Everything that follows the slider; only this is drawn anew while it moves."""
+    ask = solver(study, metric, spec)
+    low, high = ask.program.least[budget], ask.program.most[budget]
+    digits, name = DIGITS[budget], key_of_budget(budget)
+    value = st.session_state.setdefault(name, round(low + 0.25 * (high - low), digits))
+    st.session_state.setdefault(f"number-{name}", value)
+    with st.container(border=True):
+        left, right = st.columns([5, 1], vertical_alignment="center", gap="medium")
+        with left:
+            budget_slider(
+                f"{BUDGET_NAMES[budget]} at most",
+                low=low,
+                high=high,
+                value=value,
+                unit=UNITS[budget],
+                digits=digits,
+                revision=f"{study.name} {budget} {low} {high} {st.session_state.get('revision', 0)}",
+                key=f"slider-{name}",
+                on_change=lambda: moved(budget),
+            )
+        right.number_input(
+            "As a number",
+            min_value=0.0,
+            step=10.0 ** (1 - digits),
+            format=f"%.{digits}f",
+            key=f"number-{name}",
+            on_change=typed,
+            args=(budget,),
+            help=help_of(Budgets, budget).capitalize() + ".",
+        )
+    budgets = replace(others, **{budget: value or None})
+    here, complaint = ask.solve(budgets)
+    if complaint:
+        st.warning(complaint + " Shown is the nearest one that can be met.", icon=":material/block:")
+    else:
+        binding = ", ".join(BUDGET_NAMES[b] for b in here.solution.binding) or "none: every layer has its widest choice"
+        st.caption(f"Binding: {binding}", help="The budgets that keep some layer from a less harmful width.")
+    show_numbers(model, here)
+    left, right = st.columns(2)
+    left.plotly_chart(
+        figures.bits_map(model.layers, here.bits, side="weights"), key="bits-weights", alt="Weight bits of each layer"
+    )
+    right.plotly_chart(
+        figures.bits_map(model.layers, here.bits, side="activations"),
+        key="bits-activations",
+        alt="Activation bits of each layer",
+    )
+    curve = frontier(study, metric, spec, budget, others)
+    left, right = st.columns(2)
+    bars = figures.cost_bars(model, here.bits)
+    line = figures.frontier_curve(curve.ordered(), budget, here, height=bars.layout.height)
+    left.plotly_chart(bars, key="costs", alt="Megabytes and GBOPs by kind of layer")
+    right.plotly_chart(line, key="frontier", alt="Least harm against the budget")
+    title = f"{METRIC_SHORT[metric]} at {value:g} {UNITS[budget]}"
+    actions(metric, replace(spec, budgets=budgets), title, bool(complaint))
+
+
+def actions(metric: str, spec: AllocationSpec, title: str, infeasible: bool) -> None:
+    """Make the allocation real, or its controls, as a job beside the page."""
+    recipe = recipe_of(study, metric, spec, title)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button(
+            "Quantize and measure",
+            type="primary",
+            icon=":material/bolt:",
+            disabled=infeasible,
+            help="Quantize the model to these bits, measure its accuracy on the validation images, write the file.",
+        ):
+            request(study, "quantize", recipe, f"Quantize: {title}")
+            st.rerun()
+        if st.button(
+            "Run controls",
+            icon=":material/rule:",
+            disabled=infeasible,
+            help="Measure uniform 2, 3, 4, 6 and 8 bits, and random and inverted scores at this budget: what the "
+            "chosen metric has to beat.",
+        ):
+            request(study, "controls", recipe, f"Controls: {title}")
+            st.rerun()
+
+
+def wait_for_frontier(done: bool, *ask: object) -> None:
+    """Draw the page anew once the frontier has filled up."""
+    if not done and frontier(*ask).done:  # type: ignore[arg-type]
+        st.rerun()
+
+
+study = store.open_study(st.session_state["study"])
+model = costs(study)
+metrics = [name for name in ("lampq", "fisher", "harm", "random") if sensitivity(study, name)]
+
+st.title("Allocation")
+if model is None or not metrics:
+    st.info(
+        "The solver needs sensitivities, and the analysis has not measured them yet.", icon=":material/hourglass_empty:"
+    )
+    st.page_link("views/study.py", label="Watch the analysis", icon=":material/arrow_forward:")
+    st.stop()
+
+with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    budget = st.segmented_control(
+        "The slider sets",
+        ["mean_bits", "megabytes", "gbops"],
+        default="mean_bits",
+        required=True,
+        format_func=BUDGET_NAMES.__getitem__,
+        key="driven-budget",
+        persist_state="session",
+        help="A budget is an upper limit. Megabytes are those of the packed file; GBOPs count MACs x weight bits x "
+        "activation bits.",
+    )
+    metric = st.segmented_control(
+        "The solver minimises",
+        metrics,
+        default=metrics[0],
+        required=True,
+        format_func=METRIC_SHORT.__getitem__,
+        key="metric",
+        persist_state="session",
+        help="\n".join(f"- **{METRIC_NAMES[name]}**: {METRIC_HELP[name]}" for name in metrics),
+    )
+    tied = st.segmented_control(
+        "Weights and activations",
+        ["tied", "free"],
+        default="tied",
+        required=True,
+        key="tied",
+        persist_state="session",
+        help="Tied: a layer's weights and activations take the same width, as in LampQ. Free: each takes its own.",
+    )
+slot = st.container()
+with st.expander("Menus, pins and further budgets", icon=":material/tune:"):
+    st.markdown("**Further budgets** that must hold at the same time")
+    others = other_budgets(str(budget), tied == "tied")
+    st.markdown("**Menus**: the widths each kind of layer may take")
+    try:
+        menus, complaint = menus_editor(model, tied == "tied"), ""
+    except InputError as error:
+        menus, complaint = None, str(error)
+    st.markdown("**Pins**: layers that keep the widths given here")
+    pins = pins_editor(list(model.layers))
+with slot:
+    if menus is None:
+        st.error(complaint)
+        st.stop()
+    spec = AllocationSpec(menus=menus, pins=pins)
+    live(model, str(metric), spec, str(budget), others)
+    ask = (study, str(metric), spec, str(budget), others)
+    if not frontier(*ask).done:
+        st.fragment(wait_for_frontier, run_every=0.5)(False, *ask)
+
+st.subheader("Measured", help="Every point is a model that was really quantized and run on the validation images.")
+found, whole = trials(study), float_evaluation(study)
+if not found:
+    st.caption("Nothing is measured yet: press “Quantize and measure” above.")
+for column, cost in zip(st.columns(2), ("megabytes", "gbops"), strict=True):
+    with column:
+        figure = figures.accuracy_curve(found, whole, cost)  # type: ignore[arg-type]
+        st.plotly_chart(figure, key=f"measured-{cost}", alt=f"Measured accuracy against {cost}")

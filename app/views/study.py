@@ -1,0 +1,224 @@
+"""The study in hand: its analysis as it goes, what is known of it, its jobs, and the way to another one."""
+
+import streamlit as st
+from choosing import start_analysis
+from reading import analysis, costs, float_evaluation, sensitivity
+from watching import age, badge, bar, buttons
+
+from lampq_engine import figures, jobs, store
+from lampq_engine.errors import InputError
+from lampq_engine.plain import help_of
+from lampq_engine.recipe import DataSpec, ModelSpec, Recipe
+from lampq_engine.store import Study
+from lampq_engine.types import FLOAT_BITS
+
+STEPS = {
+    "layers.json": "Layers",
+    "float.json": "Float accuracy",
+    "sensitivity/fisher.json": "Fisher traces",
+    "sensitivity/lampq.json": "Type factors",
+    "sensitivity/harm.json": "Measured harm",
+}
+
+
+def is_analysis(job: jobs.Job) -> bool:
+    return job.info["arguments"][0] == "analyse"
+
+
+def progress_panel(study: Study) -> None:
+    """How the analysis goes, drawn every second while it lives."""
+    job = next((job for job in jobs.list_jobs(study) if is_analysis(job)), None)
+    complete = all(study.has(name) for name in STEPS)
+    if job is None:
+        if not complete:
+            st.info("This study has not been analysed yet.", icon=":material/play_circle:")
+            if st.button("Start the analysis", type="primary", icon=":material/play_arrow:"):
+                start_analysis(study)
+                st.rerun()
+        return
+    status = job.status()
+    if status.state == "finished" and complete:
+        return
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{job.info['title']}**", width="content")
+            badge(status)
+            st.space("stretch")
+            buttons(study, job, status, where="panel")
+        if status.ended:
+            st.error(status.message or "The analysis ended before it was complete; resume it to go on.")
+        else:
+            bar(status)
+        done = [f":green[:material/check:] {text}" for name, text in STEPS.items() if study.has(name)]
+        todo = [f":gray[:material/pending: {text}]" for name, text in STEPS.items() if not study.has(name)]
+        st.caption("   ".join(done + todo))
+
+
+def facts(study: Study) -> None:
+    """What is known of the study, as a row of numbers; what is not yet known shows a dash."""
+    model, whole, found = costs(study), float_evaluation(study), analysis(study)
+    counts = found.get("counts", {})
+    with st.grid(5, min_column_width=150):
+        st.metric(
+            "Float accuracy",
+            f"{whole.top1:.1f} %" if whole else "–",
+            border=True,
+            height="stretch",
+            delta="{:.1f} to {:.1f} %".format(*whole.interval) if whole else None,
+            delta_color="off",
+            delta_arrow="off",
+            help="Top-1 accuracy of the unquantized model on the validation images, with its 95 % Wilson interval.",
+        )
+        st.metric(
+            "Images",
+            whole.images if whole else "–",
+            border=True,
+            height="stretch",
+            delta=f"{counts['calibration']} for calibration" if "calibration" in counts else None,
+            delta_color="off",
+            delta_arrow="off",
+            help="Validation images, on which every accuracy is measured; calibration never sees one of them.",
+        )
+        weights = sum(layer.weights for layer in model.layers) if model else 0
+        st.metric(
+            "Layers",
+            len(model.layers) if model else "–",
+            border=True,
+            height="stretch",
+            delta=f"{weights / 1e6:.2f} M weights" if model else None,
+            delta_color="off",
+            delta_arrow="off",
+            help="Every place that can be quantized: linear layers, the patch convolution, both attention matmuls.",
+        )
+        st.metric(
+            "Size in float",
+            f"{model.cost({}).megabytes:.2f} MB" if model else "–",
+            border=True,
+            height="stretch",
+            delta="32 bits a weight" if model else None,
+            delta_color="off",
+            delta_arrow="off",
+            help="Bytes of the whole model with every weight in 32 bits.",
+        )
+        macs = sum(layer.macs for layer in model.layers) / 1e9 if model else 0.0
+        st.metric(
+            "Compute",
+            (f"{macs:.3g} GMACs" if macs >= 1 else f"{1e3 * macs:.3g} MMACs") if model else "–",
+            border=True,
+            height="stretch",
+            delta=f"{macs * FLOAT_BITS**2:.4g} GBOPs in float" if model else None,
+            delta_color="off",
+            delta_arrow="off",
+            help="Multiply-accumulates for one image. BOPs, bit operations, are MACs x weight bits x activation bits.",
+        )
+
+
+def heatmaps(study: Study) -> None:
+    """The sensitivities that are there, raw and type-aware side by side."""
+    model = costs(study)
+    found = [table for table in (sensitivity(study, name) for name in ("fisher", "lampq")) if table]
+    if model is None or not found:
+        st.caption("The sensitivity heatmap appears here as soon as the Fisher traces are measured.")
+        return
+    for column, table in zip(st.columns(2), found, strict=False):
+        with column:
+            figure = figures.sensitivity_map(model.layers, table)
+            st.plotly_chart(figure, key=f"study-{table.metric}", alt=f"Sensitivity of each layer, {table.metric}")
+    st.page_link("views/sensitivity.py", label="Look closer on the Sensitivity page", icon=":material/arrow_forward:")
+
+
+def job_list(study: Study) -> None:
+    """Every job of the study, newest first, with what can be done about it."""
+    found = jobs.list_jobs(study)
+    if not found:
+        st.caption("No job has run yet.")
+    for job in found[:20]:
+        status = job.status()
+        with st.container(border=True, gap="xsmall"):
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"**{job.info['title']}**", width="content")
+                badge(status)
+                st.caption(age(job.info["created"]), width="content")
+                st.space("stretch")
+                with st.popover("Log", icon=":material/article:", key=f"log-{job.id}"):
+                    st.code(job.log()[-6000:] or "Nothing was printed yet.", language=None)
+                buttons(study, job, status, where="list")
+            if not status.ended:
+                bar(status)
+            elif status.message and status.state != "finished":
+                st.caption(status.message)
+
+
+def provenance(study: Study) -> None:
+    """Where every number of this study comes from."""
+    info, found = study.info, analysis(study)
+    rows = {"Model": study.model.name, "Checkpoint": study.model.checkpoint or "the pretrained weights"}
+    rows |= {"Data": study.data.source, "Calibration from": study.data.calibration_source or "drawn from the data"}
+    rows |= {"Seed of the draw": study.data.seed, "Folder": study.path}
+    rows |= {"Weights hash": found.get("weights_hash", "–"), "Images hash": found.get("images_hash", "–")}
+    rows |= {"Device": found.get("device", info.get("device", "–"))}
+    rows |= {"Versions": ", ".join(f"{k} {v}" for k, v in dict(found.get("versions", {})).items()) or "–"}
+    rows |= {"Left in float": ", ".join(study.bypassed) or "nothing"} if study.has("layers.json") else {}
+    st.table({name: str(value) for name, value in rows.items()}, border="horizontal")
+    skipped = found.get("skipped", [])
+    if skipped:
+        st.warning(f"{len(skipped)} images could not be read and were skipped.", icon=":material/broken_image:")
+        st.code("\n".join(map(str, skipped)), language=None, height=160)
+
+
+def new_study() -> None:
+    """A form for another study; what is wrong is said at once and nothing is lost."""
+    with st.form("new-study", border=False):
+        left, right = st.columns(2)
+        model = left.text_input(
+            "Model", placeholder="deit_tiny_patch16_224, hf-hub:timm/…, local-dir:/…", help=help_of(ModelSpec, "name")
+        )
+        data = right.text_input(
+            "Images", placeholder="/data/imagenet/val", help=help_of(DataSpec, "source") + "; a folder on this machine"
+        )
+        checkpoint = left.text_input("Checkpoint (optional)", help=help_of(ModelSpec, "checkpoint"))
+        calibration = right.text_input("Calibration images (optional)", help=help_of(DataSpec, "calibration_source"))
+        numbers = st.columns(3)
+        calibrate = numbers[0].number_input(
+            "Calibration images", 0, value=256, step=32, help=help_of(DataSpec, "calibration_images")
+        )
+        validate = numbers[1].number_input(
+            "Validation images", 0, value=0, step=100, help=help_of(DataSpec, "validation_images")
+        )
+        seed = numbers[2].number_input("Seed", 0, value=0, help=help_of(DataSpec, "seed"))
+        pressed = st.form_submit_button("Start the study", type="primary", icon=":material/play_arrow:")
+    if not pressed:
+        return
+    if not model.strip() or not data.strip():
+        st.error("A study needs a model and images. Type both; `builtin` is a model and a data set.")
+        return
+    try:
+        spec = DataSpec(data.strip(), calibration.strip(), int(calibrate), int(validate), int(seed))
+        made = store.create_study(Recipe(model=ModelSpec(model.strip(), checkpoint.strip()), data=spec))
+        start_analysis(made)
+    except (InputError, OSError) as error:
+        st.error(str(error))
+        return
+    st.session_state["next-study"] = made.name
+    st.rerun()
+
+
+study = store.open_study(st.session_state["study"])
+running = any(job.alive for job in jobs.list_jobs(study))
+
+st.title("Study")
+st.caption(f"`{study.model.name}` on `{study.data.source}`")
+for sentence in study.damaged():
+    st.warning(sentence, icon=":material/healing:")
+st.fragment(progress_panel, run_every=1.0 if running else None)(study)
+facts(study)
+st.subheader("Sensitivity", help="How much the model suffers when a layer gets fewer bits; bright is worse.")
+heatmaps(study)
+
+tabs = st.tabs(["Jobs", "Start another study", "Provenance"])
+with tabs[0]:
+    st.fragment(job_list, run_every=1.0 if running else None)(study)
+with tabs[1]:
+    new_study()
+with tabs[2]:
+    provenance(study)

@@ -1,0 +1,27 @@
+"""Figures: a plain record of the engine in, a Plotly figure out. A notebook shows what the pages show."""
+
+from lampq_engine.figures.costs import Share, cost_bars, shares
+from lampq_engine.figures.curves import Measured, accuracy_curve, frontier_curve, measured
+from lampq_engine.figures.grid import Grid, grid
+from lampq_engine.figures.heatmaps import bits_map, scores, sensitivity_map
+from lampq_engine.figures.training import Course, accuracy_by_epoch, course, gain_curve, loss_curve
+
+__all__ = [
+    "Course",
+    "Grid",
+    "Measured",
+    "Share",
+    "accuracy_by_epoch",
+    "accuracy_curve",
+    "bits_map",
+    "cost_bars",
+    "course",
+    "frontier_curve",
+    "gain_curve",
+    "grid",
+    "loss_curve",
+    "measured",
+    "scores",
+    "sensitivity_map",
+    "shares",
+]

@@ -1,0 +1,68 @@
+"""What an allocation costs, by kind of layer: megabytes of the packed file and bit operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from lampq_engine.cost import CostModel
+from lampq_engine.figures.names import KIND_NAMES
+from lampq_engine.figures.style import BLUE, ORANGE, figure
+from lampq_engine.types import FLOAT_BITS, KINDS, Bits
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one kind of layer adds to the cost."""
+
+    name: str
+    megabytes: float
+    gbops: float
+
+
+def shares(costs: CostModel, bits: Mapping[str, Bits]) -> list[Share]:
+    """Cost by kind, and what the file holds beside the layers; the shares add up to the whole cost."""
+    total: dict[str, list[float]] = {}
+    for layer in costs.layers:
+        terms = costs.terms(layer, bits.get(layer.name, Bits(FLOAT_BITS, FLOAT_BITS)))
+        row = total.setdefault(layer.kind, [0.0, 0.0])
+        row[0] += terms["megabytes"]
+        row[1] += terms["gbops"]
+    found = [Share(KIND_NAMES[kind], *total[kind]) for kind in KINDS if kind in total]
+    return [*found, Share("norms, biases", costs.constant["megabytes"], 0.0)]
+
+
+def cost_bars(costs: CostModel, bits: Mapping[str, Bits]) -> go.Figure:
+    """Two rows of bars over the kinds of layers: megabytes and GBOPs."""
+    rows = shares(costs, bits)
+    names = [row.name for row in rows]
+    fig = figure(_height(len(rows)), title="Cost by kind of layer", bargap=0.3, showlegend=False)
+    for axis, color, unit, values in (
+        ("", BLUE, "MB", [row.megabytes for row in rows]),
+        ("2", ORANGE, "GBOPs", [row.gbops for row in rows]),
+    ):
+        fig.add_trace(
+            go.Bar(
+                x=values,
+                y=names,
+                orientation="h",
+                marker={"color": color},
+                xaxis=f"x{axis}",
+                yaxis="y",
+                hovertemplate="%{y}: %{x:.3g} " + unit + "<extra></extra>",
+                text=[f"{value:.2g}" if value else "" for value in values],
+                textposition="auto",
+            )
+        )
+    fig.update_layout(
+        xaxis={"domain": [0, 0.47], "title": {"text": "MB", "standoff": 4}},
+        xaxis2={"domain": [0.53, 1], "title": {"text": "GBOPs", "standoff": 4}, "anchor": "y"},
+    )
+    fig.update_xaxes(fixedrange=True, nticks=4, rangemode="tozero")
+    return fig.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False)
+
+
+def _height(rows: int) -> int:
+    return 36 + 30 * rows + 52
