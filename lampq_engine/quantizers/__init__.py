@@ -1,0 +1,21 @@
+"""Quantizers: a fitted rounding rule for one tensor; one that is not fitted cannot exist."""
+
+from lampq_engine.quantizers.fit import INPUT_FITS, Quantizer, fit_input
+from lampq_engine.quantizers.log import LogSqrt2, fit_log_sqrt2
+from lampq_engine.quantizers.rounding import codes, fake_quantize
+from lampq_engine.quantizers.uniform import Uniform, fit_channels, fit_output, fit_tensor, fit_weight
+
+__all__ = [
+    "INPUT_FITS",
+    "LogSqrt2",
+    "Quantizer",
+    "Uniform",
+    "codes",
+    "fake_quantize",
+    "fit_channels",
+    "fit_input",
+    "fit_log_sqrt2",
+    "fit_output",
+    "fit_tensor",
+    "fit_weight",
+]
