@@ -21,25 +21,20 @@ def choose_study() -> Study | None:
         st.error(str(error), title="No study could be opened or made")
         return None
     names = [study.name for study in studies]
-    asked = st.query_params.get("study")
+    asked = st.session_state.pop("next-study", None) or st.session_state.get("study") or st.query_params.get("study")
     if asked and asked not in names:
         st.toast(f"There is no study “{asked}” here; showing {names[0]}.", icon=":material/info:")
-    just_made = st.session_state.pop("next-study", None)  # a widget's key can be set only before it is drawn
-    if just_made in names:
-        st.session_state["study"] = just_made
-    if st.session_state.get("study") not in names:
-        st.session_state["study"] = asked if asked in names else names[0]
+    st.session_state["study"] = asked if asked in names else names[0]
     with st.sidebar:
         name = st.selectbox(
             "Study",
             names,
-            index=None,
             key="study",
-            required=True,
-            bind="query-params",
             help="One model on one data set. Every page shows this study; start another on the Study page.",
         )
-    return store.open_study(name or names[0])
+    if st.query_params.get("study") != name:
+        st.query_params["study"] = name  # a link to any page brings the study back
+    return store.open_study(name)
 
 
 def start_builtin() -> Study:

@@ -16,12 +16,23 @@ _HTML = """
 """
 
 _CSS = """
-.row { display: block; font-family: var(--st-font); color: var(--st-text-color); }
+.row { display: block; min-width: 16rem; font-family: var(--st-font); color: var(--st-text-color); }
 .label { font-size: 0.875rem; }
 .value { float: right; font-size: 0.95rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-input { width: 100%; margin: 0.5rem 0 0.25rem; height: 1.25rem; accent-color: var(--st-primary-color); cursor: pointer;
+input { width: 100%; height: 1.5rem; margin: 0.35rem 0 0.15rem; cursor: pointer; appearance: none;
+  background: transparent; }
+input::-webkit-slider-runnable-track { height: 0.5rem; border-radius: 0.25rem;
+  background: linear-gradient(to right, var(--st-primary-color) var(--share), var(--st-border-color) var(--share)); }
+input::-moz-range-track { height: 0.5rem; border-radius: 0.25rem;
+  background: linear-gradient(to right, var(--st-primary-color) var(--share), var(--st-border-color) var(--share)); }
+input::-webkit-slider-thumb { appearance: none; width: 1.25rem; height: 1.25rem; margin-top: -0.375rem;
+  border-radius: 50%; border: 3px solid var(--st-background-color); background: var(--st-primary-color);
+  box-shadow: 0 0 0 1px var(--st-primary-color); }
+input::-moz-range-thumb { width: 0.9rem; height: 0.9rem; border-radius: 50%;
+  border: 3px solid var(--st-background-color); background: var(--st-primary-color);
+  box-shadow: 0 0 0 1px var(--st-primary-color); }
+input:focus-visible { outline: 2px solid var(--st-primary-color); outline-offset: 2px;
   border-radius: var(--st-base-radius); }
-input:focus-visible { outline: 2px solid var(--st-primary-color); outline-offset: 2px; }
 .ends { display: flex; justify-content: space-between; font-size: 0.8rem; opacity: 0.7;
   font-variant-numeric: tabular-nums; }
 """
@@ -35,6 +46,8 @@ export default function ({ data, parentElement, setStateValue }) {
   const show = (value) => {
     find(".value").textContent = `${Number(value).toFixed(data.digits)} ${data.unit}`;
     input.setAttribute("aria-valuetext", find(".value").textContent);
+    const share = (value - data.low) / (data.high - data.low || 1);
+    input.style.setProperty("--share", `${100 * Math.min(1, Math.max(0, share))}%`);
   };
   find(".label").textContent = data.label;
   find(".low").textContent = `${data.low.toFixed(data.digits)} ${data.unit}`;

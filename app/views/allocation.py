@@ -18,6 +18,7 @@ from lampq_engine.recipe import AllocationSpec, Budgets
 from lampq_engine.types import Allocation
 
 DIGITS = {"mean_bits": 2, "mean_activation_bits": 2, "megabytes": 3, "gbops": 3}
+PAIR = 400  # pixels: two charts stand side by side where both can be this wide
 CHOICE = "budget-value"  # session key prefix: what the slider and its numeric twin agreed on
 
 
@@ -101,22 +102,21 @@ def live(model: CostModel, metric: str, spec: AllocationSpec, budget: str, other
     digits, name = DIGITS[budget], key_of_budget(budget)
     value = st.session_state.setdefault(name, round(low + 0.25 * (high - low), digits))
     st.session_state.setdefault(f"number-{name}", value)
-    with st.container(border=True):
-        left, right = st.columns([5, 1], vertical_alignment="center", gap="medium")
-        with left:
-            budget_slider(
-                f"{BUDGET_NAMES[budget]} at most",
-                low=low,
-                high=high,
-                value=value,
-                unit=UNITS[budget],
-                digits=digits,
-                revision=f"{study.name} {budget} {low} {high} {st.session_state.get('revision', 0)}",
-                key=f"slider-{name}",
-                on_change=lambda: moved(budget),
-            )
-        right.number_input(
+    with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
+        budget_slider(
+            f"{BUDGET_NAMES[budget]} at most",
+            low=low,
+            high=high,
+            value=value,
+            unit=UNITS[budget],
+            digits=digits,
+            revision=f"{study.name} {budget} {low} {high} {st.session_state.get('revision', 0)}",
+            key=f"slider-{name}",
+            on_change=lambda: moved(budget),
+        )
+        st.number_input(
             "As a number",
+            width=170,
             min_value=0.0,
             step=10.0 ** (1 - digits),
             format=f"%.{digits}f",
@@ -127,34 +127,26 @@ def live(model: CostModel, metric: str, spec: AllocationSpec, budget: str, other
         )
     budgets = replace(others, **{budget: value or None})
     here, complaint = ask.solve(budgets)
+    title = f"{METRIC_SHORT[metric]} at {value:g} {UNITS[budget]}"
+    actions(metric, replace(spec, budgets=budgets), title, here, infeasible=bool(complaint))
     if complaint:
         st.warning(complaint + " Shown is the nearest one that can be met.", icon=":material/block:")
-    else:
-        binding = ", ".join(BUDGET_NAMES[b] for b in here.solution.binding) or "none: every layer has its widest choice"
-        st.caption(f"Binding: {binding}", help="The budgets that keep some layer from a less harmful width.")
     show_numbers(model, here)
-    left, right = st.columns(2)
-    left.plotly_chart(
-        figures.bits_map(model.layers, here.bits, side="weights"), key="bits-weights", alt="Weight bits of each layer"
-    )
-    right.plotly_chart(
-        figures.bits_map(model.layers, here.bits, side="activations"),
-        key="bits-activations",
-        alt="Activation bits of each layer",
-    )
     curve = frontier(study, metric, spec, budget, others)
-    left, right = st.columns(2)
     bars = figures.cost_bars(model, here.bits)
     line = figures.frontier_curve(curve.ordered(), budget, here, height=bars.layout.height)
-    left.plotly_chart(bars, key="costs", alt="Megabytes and GBOPs by kind of layer")
-    right.plotly_chart(line, key="frontier", alt="Least harm against the budget")
-    title = f"{METRIC_SHORT[metric]} at {value:g} {UNITS[budget]}"
-    actions(metric, replace(spec, budgets=budgets), title, bool(complaint))
+    with st.grid(2, min_column_width=PAIR):
+        for side in ("weights", "activations"):
+            bits = figures.bits_map(model.layers, here.bits, side=side)  # type: ignore[arg-type]
+            st.plotly_chart(bits, key=f"bits-{side}", alt=f"Bits of the {side} of each layer")
+        st.plotly_chart(bars, key="costs", alt="Megabytes and GBOPs by kind of layer")
+        st.plotly_chart(line, key="frontier", alt="Least harm against the budget")
 
 
-def actions(metric: str, spec: AllocationSpec, title: str, infeasible: bool) -> None:
+def actions(metric: str, spec: AllocationSpec, title: str, here: Allocation, *, infeasible: bool) -> None:
     """Make the allocation real, or its controls, as a job beside the page."""
     recipe = recipe_of(study, metric, spec, title)
+    binding = ", ".join(BUDGET_NAMES[b].lower().replace("gbops", "GBOPs") for b in here.solution.binding)
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button(
             "Quantize and measure",
@@ -174,6 +166,11 @@ def actions(metric: str, spec: AllocationSpec, title: str, infeasible: bool) -> 
         ):
             request(study, "controls", recipe, f"Controls: {title}")
             st.rerun()
+        st.caption(
+            f"Limited by {binding}" if binding else "No budget limits it",
+            width="content",
+            help="The budgets that keep some layer from a less harmful width.",
+        )
 
 
 def wait_for_frontier(done: bool, *ask: object) -> None:
@@ -250,7 +247,7 @@ st.subheader("Measured", help="Every point is a model that was really quantized 
 found, whole = trials(study), float_evaluation(study)
 if not found:
     st.caption("Nothing is measured yet: press “Quantize and measure” above.")
-for column, cost in zip(st.columns(2), ("megabytes", "gbops"), strict=True):
-    with column:
+with st.grid(2, min_column_width=PAIR):
+    for cost in ("megabytes", "gbops"):
         figure = figures.accuracy_curve(found, whole, cost)  # type: ignore[arg-type]
         st.plotly_chart(figure, key=f"measured-{cost}", alt=f"Measured accuracy against {cost}")

@@ -26,12 +26,12 @@ def as_table(found: list[Trial], whole: Evaluation | None) -> pd.DataFrame:
                 "stage": f"control: {trial.control}" if trial.control else STAGE_NAMES[trial.stage],
                 "top-1": trial.evaluation.top1,
                 "95 % interval": f"{low:.1f} to {high:.1f}",
-                "against float": trial.evaluation.top1 - whole.top1 if whole else None,
+                "Δ float": trial.evaluation.top1 - whole.top1 if whole else None,
                 "images": trial.evaluation.images,
                 "mean bits": trial.allocation.cost.mean_bits,
                 "MB": trial.allocation.cost.megabytes,
                 "GBOPs": trial.allocation.cost.gbops,
-                "agrees with float": trial.evaluation.agreement,
+                "agreement": trial.evaluation.agreement,
                 "made": age(trial.created),
             }
         )
@@ -110,7 +110,7 @@ if not found:
     st.page_link("views/allocation.py", label="Go to Allocation", icon=":material/arrow_forward:")
 else:
     st.caption("Measured top-1 accuracy with its 95 % interval; the grey band is the float model's.")
-    slots = st.columns(2)
+    slot = st.container()
     st.subheader("Trials", help="Choose a row to ring it in the curves and to download its files.")
     event = st.dataframe(
         as_table(found, whole),
@@ -122,22 +122,20 @@ else:
         column_config={
             "top-1": st.column_config.NumberColumn(format="%.1f %%", help="share of images classified rightly"),
             "95 % interval": st.column_config.TextColumn(help="Wilson interval: where the true accuracy plausibly is"),
-            "against float": st.column_config.NumberColumn(
-                format="%+.1f", help="accuracy points against the float model"
-            ),
+            "Δ float": st.column_config.NumberColumn(format="%+.1f", help="accuracy points against the float model"),
             "mean bits": st.column_config.NumberColumn(format="%.2f"),
             "MB": st.column_config.NumberColumn(format="%.3f", help="size of the packed file"),
             "GBOPs": st.column_config.NumberColumn(format="%.3f", help="bit operations for one image"),
-            "agrees with float": st.column_config.NumberColumn(
+            "agreement": st.column_config.NumberColumn(
                 format="%.1f %%", help="share of images on which it predicts what the float model predicts"
             ),
         },
     )
     rows = [row for row in event["selection"]["rows"] if row < len(found)]
     trial = found[rows[0]] if rows else None
-    for column, cost in zip(slots, ("megabytes", "gbops"), strict=True):
-        with column:
-            marked = (trial.title or trial.id) if trial else ""
+    marked = (trial.title or trial.id) if trial else ""
+    with slot, st.grid(2, min_column_width=400):
+        for cost in ("megabytes", "gbops"):
             figure = figures.accuracy_curve(found, whole, cost, marked=marked)  # type: ignore[arg-type]
             st.plotly_chart(figure, key=f"compare-{cost}", alt=f"Accuracy against {cost}")
     if trial is None:

@@ -73,21 +73,21 @@ def outcome(study: Study, trial: Trial, made: str) -> None:
 
 
 def curves(study: Study, trial: Trial, events: list[dict[str, Any]], command: str) -> None:
-    left, right = st.columns(2)
     if command == "refine":
-        left.plotly_chart(figures.gain_curve(events), key="gains", alt="Gain of each trade of bits")
+        st.plotly_chart(figures.gain_curve(events), key="gains", alt="Gain of each trade of bits")
         return
     record, whole = figures.course(events), float_evaluation(study)
-    left.plotly_chart(figures.loss_curve(record), key="loss", alt="Training loss by step")
     top1 = whole.top1 if whole else None
     figure = figures.accuracy_by_epoch(record, start=trial.evaluation.top1, whole=top1)
-    right.plotly_chart(figure, key="accuracy", alt="Validation accuracy by epoch")
+    with st.grid(2, min_column_width=380):
+        st.plotly_chart(figures.loss_curve(record), key="loss", alt="Training loss by step")
+        st.plotly_chart(figure, key="accuracy", alt="Validation accuracy by epoch")
 
 
 def forms(study: Study, trial: Trial) -> None:
     """The two ways to refine a trial, side by side."""
-    left, right = st.columns(2)
-    with left, st.container(border=True, height="stretch"):
+    pair = st.grid(2, min_column_width=320)
+    with pair.cell(), st.container(border=True, height="stretch"):
         st.markdown("**Refine bits**")
         st.caption(
             "LampQ's iterative update: one layer gains a bit, another gives one up, as long as accuracy on the "
@@ -98,7 +98,7 @@ def forms(study: Study, trial: Trial) -> None:
             arguments = ["refine", "--study", study.name, "--trial", trial.id, "--steps", str(steps)]
             start(study, arguments, f"Refine bits: {trial.title or trial.id}")
             st.rerun()
-    with right, st.container(border=True, height="stretch"):
+    with pair.cell(), st.container(border=True, height="stretch"):
         st.markdown("**Refine with QAT**")
         st.caption(
             "Quantization-aware training: the rounded model learns, with learned step sizes, from the float model. "
@@ -137,22 +137,19 @@ if not found:
     st.stop()
 
 by_id = {trial.id: trial for trial in found}
-if st.session_state.get("trial") not in by_id:
-    asked = st.query_params.get("trial")
-    st.session_state["trial"] = (
-        asked if asked in by_id else next((t.id for t in found if t.stage == "ptq"), found[0].id)
-    )
+newest = next((t.id for t in found if t.stage == "ptq"), found[0].id)
+asked = st.session_state.get("trial") or st.query_params.get("trial")
+st.session_state["trial"] = asked if asked in by_id else newest
 chosen = st.selectbox(
     "Trial to refine",
     list(by_id),
-    index=None,
     key="trial",
-    required=True,
-    bind="query-params",
+    persist_state="session",
     format_func=lambda name: name_of(by_id[name]),
     help="A trial is one allocation made real. " + " ".join(f"{STAGE_NAMES[s]}: {h}." for s, h in STAGE_HELP.items()),
 )
-trial = by_id[chosen or found[0].id]
+st.query_params["trial"] = chosen
+trial = by_id[chosen]
 forms(study, trial)
 refinements = jobs_of(study, trial)
 if not refinements:

@@ -9,6 +9,8 @@ from lampq_engine.cost import CostModel
 from lampq_engine.figures.names import KIND_NAMES, METRIC_HELP, METRIC_NAMES, number, width
 from lampq_engine.types import Bits, Sensitivity
 
+PAIR = 400  # pixels: two charts stand side by side where both can be this wide
+
 
 def map_of(model: CostModel, table: Sensitivity, log: bool, bits: Bits | None = None) -> None:
     st.caption(METRIC_HELP[table.metric])
@@ -52,13 +54,13 @@ def cross_checks(model: CostModel, tables: dict[str, Sensitivity], log: bool) ->
         placeholder="still being measured",
         help="Each layer is quantized alone to these widths while the rest of the model stays in float.",
     )
-    left, right = st.columns(2)
-    with left:
+    pair = st.grid(2, min_column_width=PAIR)
+    with pair.cell():
         if harm is None:
             st.info("The harm of each layer alone is still being measured.", icon=":material/hourglass_empty:")
         else:
             map_of(model, harm, log, chosen)
-    with right:
+    with pair.cell():
         if "random" in tables:
             map_of(model, tables["random"], log)
 
@@ -100,11 +102,11 @@ log = st.toggle(
     persist_state="session",
     help="Sensitivities span orders of magnitude; the logarithm keeps small differences visible.",
 )
-left, right = st.columns(2)
-with left:
+pair = st.grid(2, min_column_width=PAIR)
+with pair.cell():
     if "fisher" in tables:
         map_of(model, tables["fisher"], log)
-with right:
+with pair.cell():
     if "lampq" in tables:
         map_of(model, tables["lampq"], log)
     else:

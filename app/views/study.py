@@ -12,6 +12,7 @@ from lampq_engine.recipe import DataSpec, ModelSpec, Recipe
 from lampq_engine.store import Study
 from lampq_engine.types import FLOAT_BITS
 
+PAIR = 400  # pixels: two charts stand side by side where both can be this wide
 STEPS = {
     "layers.json": "Layers",
     "float.json": "Float accuracy",
@@ -120,8 +121,8 @@ def heatmaps(study: Study) -> None:
     if model is None or not found:
         st.caption("The sensitivity heatmap appears here as soon as the Fisher traces are measured.")
         return
-    for column, table in zip(st.columns(2), found, strict=False):
-        with column:
+    with st.grid(2, min_column_width=PAIR):
+        for table in found:
             figure = figures.sensitivity_map(model.layers, table)
             st.plotly_chart(figure, key=f"study-{table.metric}", alt=f"Sensitivity of each layer, {table.metric}")
     st.page_link("views/sensitivity.py", label="Look closer on the Sensitivity page", icon=":material/arrow_forward:")
@@ -207,7 +208,7 @@ study = store.open_study(st.session_state["study"])
 running = any(job.alive for job in jobs.list_jobs(study))
 
 st.title("Study")
-st.caption(f"`{study.model.name}` on `{study.data.source}`")
+st.caption(f"Model **{study.model.name}** on images **{study.data.source}**")
 for sentence in study.damaged():
     st.warning(sentence, icon=":material/healing:")
 st.fragment(progress_panel, run_every=1.0 if running else None)(study)

@@ -52,13 +52,13 @@ def cost_bars(costs: CostModel, bits: Mapping[str, Bits]) -> go.Figure:
                 xaxis=f"x{axis}",
                 yaxis="y",
                 hovertemplate="%{y}: %{x:.3g} " + unit + "<extra></extra>",
-                text=[f"{value:.2g}" if value else "" for value in values],
+                text=[f"{value:.2g}" if value > 0.01 * max(values) else "" for value in values],
                 textposition="auto",
             )
         )
     fig.update_layout(
-        xaxis={"domain": [0, 0.47], "title": {"text": "MB", "standoff": 4}},
-        xaxis2={"domain": [0.53, 1], "title": {"text": "GBOPs", "standoff": 4}, "anchor": "y"},
+        xaxis={"domain": [0, 0.47], "title": {"text": "MB", "standoff": 12}},
+        xaxis2={"domain": [0.53, 1], "title": {"text": "GBOPs", "standoff": 12}, "anchor": "y"},
     )
     fig.update_xaxes(fixedrange=True, nticks=4, rangemode="tozero")
     return fig.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False)

@@ -54,7 +54,7 @@ def frontier_curve(
                 hovertemplate="this budget<br>%{x:.3g}: harm %{y:.3g}<extra></extra>",
             )
         )
-    fig.update_xaxes(title={"text": COST_AXES[budget], "standoff": 4}, fixedrange=True)
+    fig.update_xaxes(title={"text": COST_AXES[budget], "standoff": 12}, fixedrange=True)
     return fig.update_yaxes(
         title={"text": "predicted harm"}, type="log", exponentformat="power", dtick=1, fixedrange=True
     )
@@ -104,7 +104,7 @@ def accuracy_curve(trials: Sequence[Trial], whole: Evaluation | None, cost: Cost
     ring = [point for point in points if point.name == marked]
     if ring:
         _add_ring(fig, ring)
-    fig.update_xaxes(title={"text": COST_AXES[cost], "standoff": 4}, rangemode="tozero")
+    fig.update_xaxes(title={"text": COST_AXES[cost], "standoff": 12}, rangemode="tozero", automargin=True)
     return fig.update_yaxes(title={"text": "top-1 accuracy (%)"}, range=_window(points, whole))
 
 

@@ -138,11 +138,13 @@ def _steps() -> list[tuple[float, str]]:
 
 
 def _height(layout: Grid) -> int:
-    return 36 + ROW_HEIGHT * len(layout.rows) + 44
+    return 36 + ROW_HEIGHT * len(layout.rows) + 52
 
 
 def _axes(fig: go.Figure, layout: Grid) -> go.Figure:
-    fig.update_xaxes(title={"text": "block", "standoff": 4}, type="category", showgrid=False, ticks="", fixedrange=True)
+    fig.update_xaxes(
+        title={"text": "block", "standoff": 12}, type="category", showgrid=False, ticks="", fixedrange=True
+    )
     fig.update_yaxes(autorange="reversed", type="category", showgrid=False, ticks="", fixedrange=True)
     fig.update_xaxes(categoryorder="array", categoryarray=layout.columns, tickangle=0)
     return fig.update_yaxes(categoryorder="array", categoryarray=layout.rows)

@@ -46,7 +46,7 @@ def loss_curve(record: Course, *, unit: str = "step") -> go.Figure:
             hovertemplate=f"{unit} " + "%{x}: %{y:.4f}<extra></extra>",
         )
     )
-    fig.update_xaxes(title={"text": unit, "standoff": 4}, rangemode="tozero")
+    fig.update_xaxes(title={"text": unit, "standoff": 12}, rangemode="tozero")
     return fig.update_yaxes(title={"text": "loss (nats)"}, rangemode="tozero")
 
 
@@ -75,7 +75,7 @@ def accuracy_by_epoch(record: Course, *, start: float | None = None, whole: floa
         if value is not None:
             line = {"color": GREY, "dash": "dash", "width": 1.5}
             fig.add_hline(y=value, line=line, annotation_text=f"{name} {value:.1f} %", annotation_position=place)
-    fig.update_xaxes(title={"text": "epoch", "standoff": 4}, dtick=1 if len(rows) < 12 else None)
+    fig.update_xaxes(title={"text": "epoch", "standoff": 12}, dtick=1 if len(rows) < 12 else None)
     return fig.update_yaxes(title={"text": "top-1 accuracy (%)"})
 
 
@@ -91,5 +91,5 @@ def gain_curve(events: Sequence[Mapping[str, Any]]) -> go.Figure:
             hovertemplate="trade %{x}: %{y:.3g}<extra></extra>",
         )
     )
-    fig.update_xaxes(title={"text": "trade", "standoff": 4})
+    fig.update_xaxes(title={"text": "trade", "standoff": 12})
     return fig.update_yaxes(title={"text": "gain"})
