@@ -34,7 +34,13 @@ def choose_study() -> Study | None:
         )
     if st.query_params.get("study") != name:
         st.query_params["study"] = name  # a link to any page brings the study back
-    return store.open_study(name)
+    study = store.open_study(name)
+    try:
+        study.model, study.data  # noqa: B018
+    except (InputError, KeyError, TypeError) as error:
+        st.error(str(error), title=f"The study {name} cannot be opened")
+        return None
+    return study
 
 
 def start_builtin() -> Study:

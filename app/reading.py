@@ -55,6 +55,11 @@ def sensitivity(study: Study, metric: str) -> Sensitivity | None:
     return _whole(lambda: _sensitivity(stamp(path), metric, study)) if path.is_file() else None
 
 
+def bypassed(study: Study) -> tuple[str, ...]:
+    """Linear layers that the model uses without calling them; they stay in float."""
+    return (_whole(lambda: study.bypassed) or ()) if study.has("layers.json") else ()
+
+
 def float_evaluation(study: Study) -> Evaluation | None:
     return _whole(lambda: study.float_evaluation) if study.has("float.json") else None
 

@@ -91,7 +91,7 @@ def _frontier(
     _others: Budgets,
 ) -> Frontier:
     found, program = Frontier(), _program(_study, metric, _spec)  # a program of its own: the slider never waits for it
-    threading.Thread(target=_fill, args=(found, program, budget, _others), daemon=True).start()
+    threading.Thread(target=_fill, args=(found, program, budget, _others), daemon=False).start()
     return found
 
 
@@ -99,6 +99,8 @@ def _fill(found: Frontier, program: Program, budget: str, others: Budgets) -> No
     try:
         values = grid(program, budget, FRONTIER_POINTS)
         for index in _coarse_first(len(values)):
+            if not threading.main_thread().is_alive():
+                return  # the server stops; a thread killed inside the solver would abort it
             found.points.append(solve_at(program, budget, values[index], others))
     finally:
         found.done = True

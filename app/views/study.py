@@ -2,7 +2,7 @@
 
 import streamlit as st
 from choosing import start_analysis
-from reading import analysis, costs, float_evaluation, sensitivity
+from reading import analysis, bypassed, costs, float_evaluation, sensitivity
 from watching import age, badge, bar, buttons
 
 from lampq_engine import figures, jobs, store
@@ -159,7 +159,7 @@ def provenance(study: Study) -> None:
     rows |= {"Weights hash": found.get("weights_hash", "–"), "Images hash": found.get("images_hash", "–")}
     rows |= {"Device": found.get("device", info.get("device", "–"))}
     rows |= {"Versions": ", ".join(f"{k} {v}" for k, v in dict(found.get("versions", {})).items()) or "–"}
-    rows |= {"Left in float": ", ".join(study.bypassed) or "nothing"} if study.has("layers.json") else {}
+    rows |= {"Left in float": ", ".join(bypassed(study)) or "nothing"}
     st.table({name: str(value) for name, value in rows.items()}, border="horizontal")
     skipped = found.get("skipped", [])
     if skipped:
@@ -172,21 +172,30 @@ def new_study() -> None:
     with st.form("new-study", border=False):
         left, right = st.columns(2)
         model = left.text_input(
-            "Model", placeholder="deit_tiny_patch16_224, hf-hub:timm/…, local-dir:/…", help=help_of(ModelSpec, "name")
+            "Model",
+            key="new-model",
+            placeholder="deit_tiny_patch16_224, hf-hub:timm/…, local-dir:/…",
+            help=help_of(ModelSpec, "name"),
         )
         data = right.text_input(
-            "Images", placeholder="/data/imagenet/val", help=help_of(DataSpec, "source") + "; a folder on this machine"
+            "Images",
+            key="new-data",
+            placeholder="/data/imagenet/val",
+            help=help_of(DataSpec, "source") + "; folders are those of the machine this dashboard runs on",
         )
-        checkpoint = left.text_input("Checkpoint (optional)", help=help_of(ModelSpec, "checkpoint"))
-        calibration = right.text_input("Calibration images (optional)", help=help_of(DataSpec, "calibration_source"))
-        numbers = st.columns(3)
-        calibrate = numbers[0].number_input(
-            "Calibration images", 0, value=256, step=32, help=help_of(DataSpec, "calibration_images")
+        checkpoint = left.text_input(
+            "Checkpoint (optional)", key="new-checkpoint", help=help_of(ModelSpec, "checkpoint")
         )
-        validate = numbers[1].number_input(
-            "Validation images", 0, value=0, step=100, help=help_of(DataSpec, "validation_images")
+        calibration = right.text_input(
+            "Folder of calibration images (optional)",
+            key="new-calibration",
+            help=help_of(DataSpec, "calibration_source"),
         )
-        seed = numbers[2].number_input("Seed", 0, value=0, help=help_of(DataSpec, "seed"))
+        one, two, three = st.columns(3)
+        help_calibrate, help_validate = help_of(DataSpec, "calibration_images"), help_of(DataSpec, "validation_images")
+        calibrate = one.number_input("Calibration images", 0, value=256, step=32, help=help_calibrate)
+        validate = two.number_input("Validation images", 0, value=0, step=100, help=help_validate)
+        seed = three.number_input("Seed", 0, value=0, key="new-seed", help=help_of(DataSpec, "seed"))
         pressed = st.form_submit_button("Start the study", type="primary", icon=":material/play_arrow:")
     if not pressed:
         return
