@@ -6,6 +6,7 @@ activation widths tied or free. Solved by HiGHS through OR-tools MathOpt, with a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,9 +51,12 @@ class Problem:
 
     @staticmethod
     def of(costs: CostModel, sensitivity: Sensitivity, spec: AllocationSpec) -> Problem:
-        allowed, harm, terms, choices = options(costs.layers, spec), {}, {}, {}
+        allowed = options(costs.layers, spec)
+        harm: dict[Key, float] = {}
+        terms: dict[Key, Mapping[str, float]] = {}
+        choices: dict[str, tuple[Bits, ...]] = {}
         for layer in costs.layers:
-            row = {bits: (sensitivity.harm(layer.name, bits), costs.terms(layer, bits)) for bits in allowed[layer.name]}
+            row = {bits: (_harm(sensitivity, layer, bits), costs.terms(layer, bits)) for bits in allowed[layer.name]}
             choices[layer.name] = tuple(bits for bits in row if not _dominated(bits, row))
             harm |= {(layer.name, bits): row[bits][0] for bits in choices[layer.name]}
             terms |= {(layer.name, bits): row[bits][1] for bits in choices[layer.name]}
@@ -65,6 +69,16 @@ class Problem:
 
     def total_harm(self, bits: Mapping[str, Bits]) -> float:
         return sum(self.harm[name, pair] for name, pair in bits.items())
+
+
+def _harm(sensitivity: Sensitivity, layer: Layer, bits: Bits) -> float:
+    try:
+        return sensitivity.harm(layer.name, bits)
+    except KeyError as error:
+        raise InputError(
+            f"The metric {sensitivity.metric!r} has no score of {layer.name} at {bits} bits",
+            todo="Remove this width from the menu, or analyse the study again with it",
+        ) from error
 
 
 def _dominated(bits: Bits, row: Mapping[Bits, tuple[float, Mapping[str, float]]]) -> bool:
@@ -175,7 +189,7 @@ class Program:
         if result is None:
             raise RuntimeError("the relaxed program has no solution")
         cost = self.problem.costs.cost(_chosen(self.problem, picks, result))
-        return {budget: max(limit, _round_up(getattr(cost, budget))) for budget, limit in raised.items()}
+        return {budget: _round_up(max(limit, getattr(cost, budget))) for budget, limit in raised.items()}
 
 
 def _one_hot(problem: Problem) -> tuple[mathopt.Model, dict[Key, mathopt.Variable]]:
@@ -207,9 +221,10 @@ def _name(budget: str) -> str:
 
 
 def _round_up(value: float) -> float:
-    """Four significant digits, never below `value`, so that the printed budget can be typed in."""
-    step = 10.0 ** (len(str(int(value))) - 4) if value >= 1 else 1e-4
-    return -(-value // step) * step
+    """Four significant digits that still meet `value`, so that the printed budget can be typed in."""
+    shown = float(f"{value:.3e}")
+    step = float(f"1e{math.floor(math.log10(value)) - 3}")
+    return shown if shown >= value * (1 - ROUNDING / 2) else float(f"{shown + step:.3e}")
 
 
 def given(costs: CostModel, bits: Mapping[str, Bits], sensitivity: Sensitivity | None = None) -> Allocation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from lampq_engine.types import FLOAT_BITS, Bits, Cost, Layer, in_mean
 
@@ -33,7 +34,7 @@ class CostModel:
     layers: Sequence[Layer]
     fixed_bytes: int
 
-    @property
+    @cached_property
     def mean_weight(self) -> int:
         """Number of weights that mean bits are taken over."""
         return sum(layer.weights for layer in self.layers if in_mean(layer)) or 1

@@ -19,9 +19,9 @@ from lampq_engine.errors import InputError
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; a full disk leaves what was there and raises `InputError`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = file.name
             file.write(content)
@@ -41,7 +41,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write plain data as JSON, atomically; NaN and infinity become null."""
-    write_bytes(path, json.dumps(_finite(value), indent=1, allow_nan=False).encode())
+    write_bytes(path, json.dumps(finite(value), indent=1, allow_nan=False).encode())
 
 
 def read_json(path: Path) -> Any:
@@ -67,14 +67,13 @@ def once(path: Path, key: str, make: Callable[[], Any]) -> tuple[Any, bool]:
         record = read_json(path)
         if isinstance(record, dict) and record.get("key") == key and "value" in record:
             return record["value"], True
-    value = make()
-    write_json(path, {"key": key, "value": value})
-    return value, False
+    write_json(path, {"key": key, "value": make()})
+    return read_json(path)["value"], False
 
 
 def key_of(*parts: Any) -> str:
     """First 16 hex digits of the SHA-256 of plain data: what a cached file was made for."""
-    return hashlib.sha256(json.dumps(_finite(list(parts)), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(finite(list(parts)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def safe_name(name: str, what: str) -> str:
@@ -93,11 +92,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[:48] or "x"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain data in which NaN and infinity are null, as JSON wants it."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value

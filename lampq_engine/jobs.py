@@ -67,7 +67,7 @@ class Job:
         if not state:
             waiting = not events or last.get("event") == "waiting"
             state = ("waiting" if waiting else "running") if alive else "interrupted"
-        progress = next((e for e in reversed(events) if e["event"] == "progress"), {})
+        progress: dict[str, Any] = next((e for e in reversed(events) if e["event"] == "progress"), {})
         message = next((e.get("message", "") for e in reversed(events) if "message" in e), "")
         left = seconds_left(events) if state == "running" else None
         return Status(
@@ -115,9 +115,15 @@ def start(study: Study, arguments: Sequence[str], *, title: str) -> Job:
 
     An equal job that is still alive is returned in place of a second one.
     """
-    for job in list_jobs(study):
-        if job.alive and job.info["arguments"] == list(arguments):
-            return job
+    folder = study.path / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as turn:  # two pages may press the same button at once
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        same = (job for job in list_jobs(study) if job.alive and job.info["arguments"] == list(arguments))
+        return next(same, None) or _launch(study, arguments, title)
+
+
+def _launch(study: Study, arguments: Sequence[str], title: str) -> Job:
     path = _new_folder(study.path / "jobs")
     command = [sys.executable, "-m", "lampq_engine", *arguments, "--events", str(path / "events.jsonl")]
     lock = os.open(path / "alive", os.O_CREAT | os.O_RDWR)
@@ -135,10 +141,13 @@ def start(study: Study, arguments: Sequence[str], *, title: str) -> Job:
             )
     finally:
         os.close(lock)
-    write_json(
-        path / "job.json", {"title": title, "arguments": list(arguments), "created": time.time(), "pid": process.pid}
-    )
     _reap_later(process)
+    record = {"title": title, "arguments": list(arguments), "created": time.time(), "pid": process.pid}
+    try:
+        write_json(path / "job.json", record)
+    except BaseException:
+        process.kill()  # a job that cannot be listed could not be cancelled either
+        raise
     return Job(path)
 
 

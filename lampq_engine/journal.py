@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,7 +63,7 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
     return events, offset + len(whole)
 
 
-def seconds_left(events: list[Mapping[str, Any]], now: float | None = None) -> float | None:
+def seconds_left(events: Sequence[Mapping[str, Any]], now: float | None = None) -> float | None:
     """Time left in the current stage, from its pace so far; None while there is too little to tell."""
     progress = [e for e in events if e.get("event") == "progress"]
     if not progress:

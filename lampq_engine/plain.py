@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from lampq_engine.errors import InputError
 from lampq_engine.types import FLOAT_BITS, Bits
@@ -56,9 +56,14 @@ def from_plain(spec: type, plain: Any, where: str = "") -> Any:
     check(isinstance(plain, Mapping), where, plain, f"a table of the settings of {spec.__name__}")
     hints, known = get_type_hints(spec), {f.name: f for f in fields(spec)}
     unknown = sorted(set(plain) - set(known))
-    check(not unknown, where, unknown, "only the settings " + ", ".join(known))
+    if unknown:
+        named = ", ".join(map(repr, unknown))
+        raise InputError(
+            f"{where} has no setting {named}", expected="only " + ", ".join(known), todo="Correct its name"
+        )
     missing = [n for n, f in known.items() if n not in plain and f.default is MISSING and f.default_factory is MISSING]
-    check(not missing, where, plain, "also " + ", ".join(missing))
+    if missing:
+        raise InputError(f"{where} lacks the setting {', '.join(missing)}", todo="Add it")
     return spec(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in plain.items()})
 
 
@@ -67,8 +72,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         check(_is_bits(value), where, value, "two widths, [weights, activations]")
         return Bits(*value)
     if is_dataclass(hint):
-        return from_plain(hint, value, where)
-    origin, args = getattr(hint, "__origin__", None), getattr(hint, "__args__", ())
+        return from_plain(cast(type, hint), value, where)
+    origin, args = getattr(hint, "__origin__", None), tuple[Any, ...](getattr(hint, "__args__", ()))
     if origin is dict:
         check(isinstance(value, Mapping), where, value, "a table")
         return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}

@@ -33,6 +33,10 @@ class DataSpec:
     validation_images: int = setting(0, "images every accuracy is measured on, never calibrated on; 0: all")
     seed: int = setting(0, "seed of the draw of calibration images")
 
+    def __post_init__(self) -> None:
+        for name in ("calibration_images", "validation_images"):
+            check(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 (all of them) or a positive number")
+
 
 METRICS = ("lampq", "fisher", "harm", "random", "inverted")
 
@@ -56,6 +60,7 @@ class SensitivitySpec:
         check_choices(self)
         check(1 <= self.probe_bits < FLOAT_BITS, "sensitivity.probe_bits", self.probe_bits, "a width from 1 to 31")
         check(self.base > 1, "sensitivity.base", self.base, "a number above 1")
+        check(self.harm_images > 0, "sensitivity.harm_images", self.harm_images, "a positive number")
         check(self.probes >= 0, "sensitivity.probes", self.probes, "0 (all layers) or a positive number")
 
 
@@ -118,6 +123,8 @@ class AllocationSpec:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        unknown = sorted(set(self.menus) - set(KINDS))
+        check(not unknown, "allocation.menus", unknown, "only the kinds of layers " + ", ".join(KINDS))
 
     def menu(self, kind: Kind) -> Menu:
         return self.menus.get(kind) or default_menus()[kind]
@@ -179,10 +186,12 @@ class TrainingSpec:
     seed: int = setting(0, "seed of the order of images")
 
     def __post_init__(self) -> None:
-        check(self.epochs >= 0, "training.epochs", self.epochs, "0 or a positive number")
-        check(self.batch > 0, "training.batch", self.batch, "a positive number")
-        check(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "a positive number")
-        check(0 <= self.distill <= 1, "training.distill", self.distill, "a share from 0 to 1")
+        for name in ("epochs", "images", "weight_decay", "update_every"):
+            check(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or a positive number")
+        for name in ("batch", "learning_rate", "scale_learning_rate", "temperature"):
+            check(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "a positive number")
+        for name in ("warmup", "distill"):
+            check(0 <= getattr(self, name) <= 1, f"training.{name}", getattr(self, name), "a share from 0 to 1")
 
 
 @dataclass(frozen=True)

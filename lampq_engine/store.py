@@ -41,6 +41,11 @@ class Study:
         return read_json(self.path / "study.json")
 
     @property
+    def provenance(self) -> dict[str, Any]:
+        """Hashes, image counts, skipped images, seed, device and versions of the last analysis."""
+        return read_json(self.path / "analysis.json")
+
+    @property
     def model(self) -> ModelSpec:
         return ModelSpec(**self.info["model"])
 
@@ -49,7 +54,13 @@ class Study:
         return DataSpec(**self.info["data"])
 
     def _value(self, name: str) -> Any:
-        return read_json(self.path / name)["value"]
+        record = read_json(self.path / name)
+        if isinstance(record, dict) and "value" in record:
+            return record["value"]
+        raise InputError(
+            f"{self.path / name} is damaged: it holds no value",
+            todo="Delete this file and run the command again; everything else in the study stays",
+        )
 
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
@@ -124,6 +135,7 @@ class Trial:
     parent: str = ""  # id of the trial this one refines
     calibration: Evaluation | None = None  # the same model on the calibration images
     seconds: float = 0.0
+    predicted_megabytes: float = 0.0  # what the cost model said before the file was written
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()  # one record per epoch or per accepted bit update
@@ -203,7 +215,9 @@ def read_trial(path: Path) -> Trial:
         if plain.get("calibration"):
             plain["calibration"] = evaluation_of(plain["calibration"])
         return Trial(**plain, recipe=recipe, path=path)
-    except (OSError, KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path / 'trial.json'} is damaged: {error!r}",
             expected="a whole trial",
@@ -216,7 +230,7 @@ def _number(value: Any) -> float:
 
 
 def evaluation_of(plain: Mapping[str, Any]) -> Evaluation:
-    numbers = {k: v if k in ("images", "split") else _number(v) for k, v in plain.items()}
+    numbers: dict[str, Any] = {k: v if k in ("images", "split") else _number(v) for k, v in plain.items()}
     return Evaluation(**numbers)
 
 
