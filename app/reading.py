@@ -9,7 +9,6 @@ import streamlit as st
 
 from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
-from lampq_engine.files import read_json
 from lampq_engine.store import Study, Trial
 from lampq_engine.types import Evaluation, Sensitivity
 
@@ -66,8 +65,7 @@ def float_evaluation(study: Study) -> Evaluation | None:
 
 def analysis(study: Study) -> dict[str, Any]:
     """Provenance of the analysis, empty until it was written."""
-    record = _whole(lambda: read_json(study.path / "analysis.json")) if study.has("analysis.json") else None
-    return dict(record.get("value", record)) if record else {}
+    return (_whole(lambda: study.provenance) or {}) if study.has("analysis.json") else {}
 
 
 def trials(study: Study) -> list[Trial]:

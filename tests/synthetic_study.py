@@ -55,7 +55,8 @@ def lampq_of(fisher: Sensitivity, layers: list[Layer]) -> Sensitivity:
     raw = {name: score * factors[kinds[name]] for name, score in fisher.raw.items()}
     error = {name: 0.1 * score for name, score in raw.items()}
     cells = {name: decay(score, error[name], TIED + HALVES, 4.0) for name, score in raw.items()}
-    return Sensitivity("lampq", "points", 256, cells, raw=raw, raw_error=error, notes={"factors": factors})
+    notes = [{"kind": k, "alpha": f, "error": 0.2, "drop": 5.0, "layers": ["a", "b"]} for k, f in factors.items()]
+    return Sensitivity("lampq", "points", 256, cells, raw=raw, raw_error=error, notes={"factors": notes})
 
 
 def harm_of(layers: list[Layer], seed: int = 1) -> Sensitivity:
@@ -78,7 +79,7 @@ def make_study(root: Path, *, trials: bool = True, blocks: int = 12, recipe: Rec
     write_json(study.path / "layers.json", {"key": "made", "value": value})
     analysis = {"weights_hash": "0123456789abcdef", "images_hash": "fedcba9876543210", "device": "cpu"}
     analysis |= {"versions": {"torch": "2.15.0"}, "counts": {"calibration": 256, "validation": 359}, "skipped": []}
-    write_json(study.path / "analysis.json", {"key": "made", "value": analysis})
+    write_json(study.path / "analysis.json", analysis)
     write_json(study.path / "float.json", {"key": "made", "value": to_plain(Evaluation(359, 97.5, 99.7, 0.09))})
     for name, table in tables.items():
         write_json(study.path / f"sensitivity/{name}.json", {"key": "made", "value": sensitivity_plain(table)})

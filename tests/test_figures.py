@@ -143,7 +143,7 @@ def test_figures_of_nothing_are_drawn_empty() -> None:
     nothing = figures.course([])
     assert not figures.loss_curve(nothing).data[0].x
     assert not figures.accuracy_by_epoch(nothing).data[0].x
-    assert not figures.gain_curve([]).data[0].x
+    assert not figures.update_curve([]).data[0].x
     assert not figures.accuracy_curve([], Evaluation(10, 90.0, 99.0, 0.3), "megabytes").data
 
 

@@ -195,7 +195,7 @@ def test_an_uploaded_recipe_is_checked_against_the_study(studies: Path, started:
     [
         ("title = 3", "recipe.toml.title"),
         ("title = ", "not valid TOML"),
-        ('[model]\nhash = "ffff"', "made for other weights"),
+        ('[model]\nhash = "ffff"', "made for another model"),
         ("[allocation.pins]\nlayer9 = [4, 4]", "layers that this model does not have, first 'layer9'"),
     ],
 )

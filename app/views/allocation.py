@@ -1,6 +1,7 @@
 """Drag a budget and see, at once, the bits that every layer gets for it; then make it real and measure it."""
 
 from dataclasses import replace
+from typing import Any
 
 import streamlit as st
 from asking import menus_editor, other_budgets, pins_editor, recipe_of, request
@@ -97,7 +98,11 @@ def show_numbers(model: CostModel, here: Allocation) -> None:
 @st.fragment
 def live(model: CostModel, metric: str, spec: AllocationSpec, budget: str, others: Budgets) -> None:
     """Everything that follows the slider; only this is drawn anew while it moves."""
-    ask = solver(study, metric, spec)
+    try:
+        ask = solver(study, metric, spec)
+    except InputError as error:
+        st.error(str(error))
+        return
     low, high = ask.program.least[budget], ask.program.most[budget]
     digits, name = DIGITS[budget], key_of_budget(budget)
     value = st.session_state.setdefault(name, round(low + 0.25 * (high - low), digits))
@@ -173,10 +178,19 @@ def actions(metric: str, spec: AllocationSpec, title: str, here: Allocation, *, 
         )
 
 
-def wait_for_frontier(done: bool, *ask: object) -> None:
-    """Draw the page anew once the frontier has filled up."""
-    if not done and frontier(*ask).done:  # type: ignore[arg-type]
-        st.rerun()
+def wait_for_frontier(*ask: Any) -> None:
+    """Draw the page anew once the frontier, which fills up in the background, is whole."""
+    try:
+        line = frontier(*ask)
+    except InputError:
+        return  # said already, above
+
+    def look() -> None:
+        if line.done:
+            st.rerun()
+
+    if not line.done:
+        st.fragment(look, run_every=0.5)()
 
 
 study = store.open_study(st.session_state["study"])
@@ -239,9 +253,7 @@ with slot:
         st.stop()
     spec = AllocationSpec(menus=menus, pins=pins)
     live(model, str(metric), spec, str(budget), others)
-    ask = (study, str(metric), spec, str(budget), others)
-    if not frontier(*ask).done:
-        st.fragment(wait_for_frontier, run_every=0.5)(False, *ask)
+    wait_for_frontier(study, str(metric), spec, str(budget), others)
 
 st.subheader("Measured", help="Every point is a model that was really quantized and run on the validation images.")
 found, whole = trials(study), float_evaluation(study)

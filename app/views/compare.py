@@ -3,14 +3,14 @@
 import pandas as pd
 import streamlit as st
 from asking import request
-from reading import analysis, costs, float_evaluation, trials
+from reading import float_evaluation, trials
 from watching import age
 
 from lampq_engine import figures, store
-from lampq_engine.allocate import options
 from lampq_engine.errors import InputError
 from lampq_engine.figures.names import STAGE_NAMES
-from lampq_engine.recipe import Recipe, from_toml, to_toml
+from lampq_engine.recipe import from_toml, to_toml
+from lampq_engine.solve import check_recipe
 from lampq_engine.store import Trial
 from lampq_engine.types import Evaluation
 
@@ -66,21 +66,6 @@ def downloads(trial: Trial) -> None:
         )
 
 
-def checked(text: str, name: str) -> Recipe:
-    """An uploaded recipe that fits this study; `InputError` says why one does not."""
-    recipe, model = from_toml(text, where=name), costs(study)
-    here = str(analysis(study).get("weights_hash", ""))
-    if recipe.model.hash and here and recipe.model.hash != here:
-        raise InputError(
-            f"{name} was made for other weights (hash {recipe.model.hash}) than this study's model (hash {here})",
-            todo="Choose the study of that model, or a recipe of this one",
-        )
-    if model is None:
-        raise InputError("The study is not analysed yet", todo="Wait for its analysis")
-    options(model.layers, recipe.allocation)
-    return recipe
-
-
 def upload() -> None:
     """A recipe from a file: checked at once, then run as it is."""
     file = st.file_uploader(
@@ -89,7 +74,8 @@ def upload() -> None:
     if file is None:
         return
     try:
-        recipe = checked(file.getvalue().decode(errors="replace"), file.name)
+        recipe = from_toml(file.getvalue().decode(errors="replace"), where=file.name)
+        check_recipe(study, recipe)
     except InputError as error:
         st.error(str(error))
         return

@@ -74,7 +74,7 @@ def outcome(study: Study, trial: Trial, made: str) -> None:
 
 def curves(study: Study, trial: Trial, events: list[dict[str, Any]], command: str) -> None:
     if command == "refine":
-        st.plotly_chart(figures.gain_curve(events), key="gains", alt="Gain of each trade of bits")
+        st.plotly_chart(figures.update_curve(events), key="trades", alt="Calibration accuracy after each trade of bits")
         return
     record, whole = figures.course(events), float_evaluation(study)
     top1 = whole.top1 if whole else None

@@ -23,17 +23,26 @@ def map_of(model: CostModel, table: Sensitivity, log: bool, bits: Bits | None = 
 
 def type_factors(table: Sensitivity) -> None:
     """The factors that make kinds comparable, where the metric has them."""
-    factors = table.notes.get("factors") or table.notes.get("type_factors") or {}
-    if not isinstance(factors, dict) or not factors:
+    factors = table.notes.get("factors", [])
+    if not isinstance(factors, list) or not factors:
         return
     st.subheader(
         "Type factors",
         help="LampQ's alpha: accuracy points lost per unit of Fisher trace, measured by quantizing a few layers of "
         "each kind alone. Without them, attention and MLP layers do not compare.",
     )
-    with st.container(horizontal=True):
-        for kind, factor in factors.items():
-            st.metric(str(KIND_NAMES.get(kind, kind)), number(float(factor)), border=True, width=140)  # type: ignore[call-overload]
+    with st.grid(4, min_column_width=150):
+        for factor in factors:
+            st.metric(
+                KIND_NAMES.get(factor["kind"], factor["kind"]),
+                number(factor["alpha"]),
+                f"± {number(factor['error'])}",
+                delta_color="off",
+                delta_arrow="off",
+                border=True,
+                help=f"{factor['drop']:.2f} points lost on average over {len(factor['layers'])} layers: "
+                + ", ".join(factor["layers"]),
+            )
 
 
 def pair_of(bits: Bits) -> str:

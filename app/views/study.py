@@ -1,11 +1,14 @@
 """The study in hand: its analysis as it goes, what is known of it, its jobs, and the way to another one."""
 
+from argparse import Namespace
+
 import streamlit as st
 from choosing import start_analysis
 from reading import analysis, bypassed, costs, float_evaluation, sensitivity
 from watching import age, badge, bar, buttons
 
 from lampq_engine import figures, jobs, store
+from lampq_engine.commands.request import data_spec, model_spec
 from lampq_engine.errors import InputError
 from lampq_engine.plain import help_of
 from lampq_engine.recipe import DataSpec, ModelSpec, Recipe
@@ -152,12 +155,12 @@ def job_list(study: Study) -> None:
 
 def provenance(study: Study) -> None:
     """Where every number of this study comes from."""
-    info, found = study.info, analysis(study)
+    found = analysis(study)
     rows = {"Model": study.model.name, "Checkpoint": study.model.checkpoint or "the pretrained weights"}
     rows |= {"Data": study.data.source, "Calibration from": study.data.calibration_source or "drawn from the data"}
     rows |= {"Seed of the draw": study.data.seed, "Folder": study.path}
     rows |= {"Weights hash": found.get("weights_hash", "–"), "Images hash": found.get("images_hash", "–")}
-    rows |= {"Device": found.get("device", info.get("device", "–"))}
+    rows |= {"Device": found.get("device", "–")}
     rows |= {"Versions": ", ".join(f"{k} {v}" for k, v in dict(found.get("versions", {})).items()) or "–"}
     rows |= {"Left in float": ", ".join(bypassed(study)) or "nothing"}
     st.table({name: str(value) for name, value in rows.items()}, border="horizontal")
@@ -202,9 +205,11 @@ def new_study() -> None:
     if not model.strip() or not data.strip():
         st.error("A study needs a model and images. Type both; `builtin` is a model and a data set.")
         return
+    asked = Namespace(model=model.strip(), checkpoint=checkpoint.strip(), data=data.strip())
+    asked.calibration_source, asked.seed = calibration.strip(), int(seed)
+    asked.calibration_images, asked.validation_images = int(calibrate), int(validate)
     try:
-        spec = DataSpec(data.strip(), calibration.strip(), int(calibrate), int(validate), int(seed))
-        made = store.create_study(Recipe(model=ModelSpec(model.strip(), checkpoint.strip()), data=spec))
+        made = store.create_study(Recipe(model=model_spec(asked), data=data_spec(asked)))
         start_analysis(made)
     except (InputError, OSError) as error:
         st.error(str(error))

@@ -4,7 +4,7 @@ from lampq_engine.figures.costs import Share, cost_bars, shares
 from lampq_engine.figures.curves import Measured, accuracy_curve, frontier_curve, measured
 from lampq_engine.figures.grid import Grid, grid
 from lampq_engine.figures.heatmaps import bits_map, scores, sensitivity_map
-from lampq_engine.figures.training import Course, accuracy_by_epoch, course, gain_curve, loss_curve
+from lampq_engine.figures.training import Course, accuracy_by_epoch, course, loss_curve, update_curve
 
 __all__ = [
     "Course",
@@ -17,11 +17,11 @@ __all__ = [
     "cost_bars",
     "course",
     "frontier_curve",
-    "gain_curve",
     "grid",
     "loss_curve",
     "measured",
     "scores",
     "sensitivity_map",
     "shares",
+    "update_curve",
 ]

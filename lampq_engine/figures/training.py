@@ -1,4 +1,4 @@
-"""How a refinement went: loss by step, accuracy by epoch, gains of bit updates; from a job's journal or a trial."""
+"""How a refinement went: loss by step, accuracy by epoch, trades of bits; from a job's journal or a trial."""
 
 from __future__ import annotations
 
@@ -79,17 +79,25 @@ def accuracy_by_epoch(record: Course, *, start: float | None = None, whole: floa
     return fig.update_yaxes(title={"text": "top-1 accuracy (%)"})
 
 
-def gain_curve(events: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Gain of each trade of bits as the iterative update tries it."""
-    tried = [event for event in events if event.get("gain") is not None]
-    fig = figure(300, title="Gain of each trade of bits", showlegend=False)
+def update_curve(events: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Accuracy on the calibration images after each attempt of the iterative bit update to trade a bit."""
+    tried = [event for event in events if event.get("stage") == "update" and event.get("top1") is not None]
+    trades = [f"{event['up']} up, {event['down']} down" if event.get("up") else "as it was" for event in tried]
+    rows = [[trade, event.get("loss"), event.get("done")] for trade, event in zip(trades, tried, strict=True)]
+    fig = figure(300, title="Accuracy on the calibration images", showlegend=False)
     fig.add_trace(
-        go.Bar(
-            x=list(range(1, len(tried) + 1)),
-            y=[float(event["gain"]) for event in tried],
-            marker={"color": [BLUE if event.get("accepted", True) else GREY for event in tried]},
-            hovertemplate="trade %{x}: %{y:.3g}<extra></extra>",
+        go.Scatter(
+            x=list(range(len(tried))),
+            y=[float(event["top1"]) for event in tried],
+            customdata=[
+                [trade, event.get("loss"), event.get("done")] for trade, event in zip(trades, tried, strict=True)
+            ],
+            mode="lines+markers",
+            line={"color": BLUE, "width": 2, "shape": "hv"},
+            marker={"size": 8},
+            hovertemplate="%{customdata[0]}<br>%{y:.2f} %, loss %{customdata[1]:.4f}, "
+            "%{customdata[2]} trades kept<extra></extra>",
         )
     )
-    fig.update_xaxes(title={"text": "trade", "standoff": 12})
-    return fig.update_yaxes(title={"text": "gain"})
+    fig.update_xaxes(title={"text": "trades tried", "standoff": 12}, rangemode="tozero")
+    return fig.update_yaxes(title={"text": "top-1 accuracy (%)"})
