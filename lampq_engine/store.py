@@ -69,7 +69,7 @@ class Study:
     def costs(self) -> CostModel:
         """The layers and what the packed file holds beside them."""
         value = self._value("layers.json")
-        return CostModel(tuple(Layer(**layer) for layer in value["layers"]), value["fixed_bytes"])
+        return CostModel(tuple(Layer(**{"block": None, **layer}) for layer in value["layers"]), value["fixed_bytes"])
 
     @property
     def bypassed(self) -> tuple[str, ...]:
