@@ -85,7 +85,7 @@ def update_bits(
 
     The pair of greatest gain less degradation is tried while its gain is the greater one (LampQ 1.4). If the
     re-quantized model is no better, the next-best pair is tried, `patience` times, then the update stops (our choice).
-    At most `update.steps` pairs trade. Only layers whose menu leaves a choice take part. Costs stay within `limits`
+    At most `update.steps` pairs trade. Only layers whose menu leaves a choice and whose error was measured take part. Costs stay within `limits`
     and the start's mean bits; with `strict_paper` only the plain mean of bits is kept. Deterministic if `measure` is.
     """
     rows = {name: row for name, row in options(costs.layers, spec).items() if len(row) > 1 and name in bits}
@@ -135,10 +135,12 @@ def _trades(bits: Mapping[str, Bits], rows: Mapping[str, tuple[Bits, ...]], now:
     """Every pair of layers whose expected gain is above the expected degradation, best first; ties in layer order."""
     ups, downs = {}, {}
     for name, row in rows.items():
-        error = now.errors.get(name, 0.0)
+        error = now.errors.get(name)
+        if error is None:
+            continue
         if wider := _moved(bits[name], row, 1):
             ups[name] = (gain(error, bits[name], wider), wider)
-        if (narrower := _moved(bits[name], row, -1)) and name in now.errors:
+        if narrower := _moved(bits[name], row, -1):
             downs[name] = (degradation(error, bits[name], narrower), narrower)
     pairs = [
         _Trade(up, down, wider, narrower, plus, minus)

@@ -206,3 +206,15 @@ def test_the_same_question_has_the_same_answer_and_no_state_is_measured_twice() 
     first = run(even(4), measure=measure)
     assert len(seen) == len(set(seen))
     assert run(even(4), weight) == first
+
+
+def test_a_layer_whose_error_was_not_measured_stays() -> None:
+    weight = uneven(0)
+
+    def measure(bits: Mapping[str, Bits]) -> Measured:
+        whole = model(weight)(bits)
+        return Measured({n: e for n, e in whole.errors.items() if n.endswith("fc1")}, whole.top1, whole.loss)
+
+    bits, _, _ = run(even(4), measure=measure)
+    assert {b for n, b in bits.items() if not n.endswith("fc1")} == {Bits(4, 4)}
+    assert bits != even(4)
