@@ -8,88 +8,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from ortools.math_opt.python import mathopt
 
 from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
+from lampq_engine.problem import APART, UNITS, Pieces, Problem, options, split
 from lampq_engine.recipe import AllocationSpec, Budgets
 from lampq_engine.types import Allocation, Bits, Cost, Layer, Sensitivity, Solution
 
-UNITS = {"mean_bits": "bits", "mean_activation_bits": "bits", "megabytes": "MB", "gbops": "GBOPs"}
 ROUNDING = 1e-9  # a budget overshot by less than this share is met
 OBJECTIVE = 1e4  # HiGHS's tolerances are absolute, about 1e-6; harm is scaled so that they mean nothing
-
-Key = tuple[str, Bits]
-
-
-def options(layers: Sequence[Layer], spec: AllocationSpec) -> dict[str, tuple[Bits, ...]]:
-    """The pairs of widths each layer may take under menus and pins; `InputError` names a pin of no such layer."""
-    unknown = sorted({*spec.pins, *spec.bits} - {layer.name for layer in layers})
-    if unknown:
-        raise InputError(
-            f"The recipe names {len(unknown)} layers that this model does not have, first {unknown[0]!r}",
-            expected=f"names such as {layers[0].name!r}",
-            todo="Use a recipe made for this model",
-        )
-    return {
-        layer.name: (spec.pins[layer.name],) if layer.name in spec.pins else spec.menu(layer.kind).options()
-        for layer in layers
-    }
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The program as plain numbers: what each choice of each layer harms and costs."""
-
-    costs: CostModel
-    harm: Mapping[Key, float]
-    terms: Mapping[Key, Mapping[str, float]]
-    choices: Mapping[str, tuple[Bits, ...]]
-
-    @staticmethod
-    def of(costs: CostModel, sensitivity: Sensitivity, spec: AllocationSpec) -> Problem:
-        allowed = options(costs.layers, spec)
-        harm: dict[Key, float] = {}
-        terms: dict[Key, Mapping[str, float]] = {}
-        choices: dict[str, tuple[Bits, ...]] = {}
-        for layer in costs.layers:
-            row = {bits: (_harm(sensitivity, layer, bits), costs.terms(layer, bits)) for bits in allowed[layer.name]}
-            choices[layer.name] = tuple(bits for bits in row if not _dominated(bits, row))
-            harm |= {(layer.name, bits): row[bits][0] for bits in choices[layer.name]}
-            terms |= {(layer.name, bits): row[bits][1] for bits in choices[layer.name]}
-        return Problem(costs, harm, terms, choices)
-
-    def extreme(self, pick: Callable[[Iterable[float]], float], budget: str) -> float:
-        """The least (`min`) or the greatest (`max`) value that one cost can take at all."""
-        per_layer = (pick(self.terms[name, bits][budget] for bits in row) for name, row in self.choices.items())
-        return self.costs.constant[budget] + sum(per_layer)
-
-    def total_harm(self, bits: Mapping[str, Bits]) -> float:
-        return sum(self.harm[name, pair] for name, pair in bits.items())
-
-
-def _harm(sensitivity: Sensitivity, layer: Layer, bits: Bits) -> float:
-    try:
-        return sensitivity.harm(layer.name, bits)
-    except KeyError as error:
-        raise InputError(
-            f"The metric {sensitivity.metric!r} has no score of {layer.name} at {bits} bits",
-            todo="Remove this width from the menu, or analyse the study again with it",
-        ) from error
-
-
-def _dominated(bits: Bits, row: Mapping[Bits, tuple[float, Mapping[str, float]]]) -> bool:
-    """Whether another choice harms no more and costs no more in any respect (exact: such a choice is never needed)."""
-    harm, terms = row[bits]
-    for other, (other_harm, other_terms) in row.items():
-        no_worse = other_harm <= harm and all(other_terms[name] <= terms[name] for name in terms)
-        same = other_harm == harm and all(other_terms[name] == terms[name] for name in terms)
-        if other != bits and no_worse and not (same and other > bits):
-            return True
-    return False
 
 
 class Program:
@@ -99,17 +30,22 @@ class Program:
         self.problem = problem = Problem.of(costs, sensitivity, spec)
         self.least = {budget: problem.extreme(min, budget) for budget in UNITS}
         self.most = {budget: problem.extreme(max, budget) for budget in UNITS}
-        self.model, self.picks = _one_hot(problem)
-        self.rows = {budget: self.model.add_linear_constraint(ub=1.0, expr=self._share(budget)) for budget in UNITS}
         spans = [[problem.harm[name, bits] for bits in row] for name, row in problem.choices.items()]
-        scale = OBJECTIVE / (sum(max(span) - min(span) for span in spans) or 1.0)
-        self.model.minimize(mathopt.fast_sum(scale * problem.harm[key] * pick for key, pick in self.picks.items()))
-        self.scale = scale
+        self.scale = OBJECTIVE / (sum(max(span) - min(span) for span in spans) or 1.0)
 
-    def _share(self, budget: str) -> mathopt.LinearSum:
-        """A cost as a share of its greatest value, so that the solver's feasibility tolerance is relative."""
-        most = self.most[budget] or 1.0
-        return mathopt.fast_sum(self.problem.terms[key][budget] / most * pick for key, pick in self.picks.items())
+    @cached_property
+    def _pairs(self) -> _OneHot:
+        """The program over pairs of widths, for any budgets."""
+        whole = {name: (name,) for name in self.problem.choices}
+        return _OneHot(self.problem, pieces=whole, budgets=tuple(UNITS), most=self.most, scale=self.scale)
+
+    @cached_property
+    def _halves(self) -> _OneHot:
+        """The equal, smaller program where no budget multiplies the two widths of a layer."""
+        halves, pieces = split(self.problem)
+        if len(halves.choices) == len(self.problem.choices):
+            return self._pairs
+        return _OneHot(halves, pieces=pieces, budgets=APART, most=self.most, scale=self.scale)
 
     def solve(self, budgets: Budgets) -> Allocation:
         """The allocation of least predicted harm within `budgets`.
@@ -118,12 +54,12 @@ class Program:
         """
         limits, start = budgets.given(), time.perf_counter()
         impossible = [b for b, limit in limits.items() if limit < self.least[b] * (1 - ROUNDING)]
-        tight = dict(limits)
+        program, tight = self._halves if set(limits) <= set(APART) else self._pairs, dict(limits)
         for _ in range(4):
-            result = None if impossible else self._run(tight)
+            result = None if impossible else program.run(tight)
             if result is None:
                 raise self._infeasible(limits)
-            bits = _chosen(self.problem, self.picks, result)
+            bits = program.chosen(result)
             cost = self.problem.costs.cost(bits)
             over = {b: getattr(cost, b) - limit for b, limit in limits.items()}
             over = {b: excess for b, excess in over.items() if excess > ROUNDING * limits[b]}
@@ -131,13 +67,6 @@ class Program:
                 return self._allocation(bits, cost, result, limits, 1e3 * (time.perf_counter() - start))
             tight |= {b: tight[b] - 2 * excess for b, excess in over.items()}
         raise RuntimeError(f"the solver keeps overshooting {sorted(over)} within its tolerance")
-
-    def _run(self, limits: Mapping[str, float]) -> mathopt.SolveResult | None:
-        for budget, row in self.rows.items():
-            room = limits.get(budget, self.most[budget]) * (1 + ROUNDING) - self.problem.costs.constant[budget]
-            row.upper_bound = room / (self.most[budget] or 1.0)
-        params = mathopt.SolveParameters(relative_gap_tolerance=1e-9, absolute_gap_tolerance=1e-7)
-        return _solve(self.model, params)
 
     def _allocation(
         self,
@@ -179,25 +108,62 @@ class Program:
     def nearest(self, limits: Mapping[str, float]) -> dict[str, float]:
         """The nearest feasible budgets: each raised to its own least value, then all by one common factor."""
         raised = {budget: max(limit, self.least[budget]) for budget, limit in limits.items()}
-        model, picks = _one_hot(self.problem)
-        factor = model.add_variable(lb=1.0, name="factor")
+        whole = {name: (name,) for name in self.problem.choices}
+        program = _OneHot(self.problem, pieces=whole, budgets=(), most=self.most, scale=0.0)
+        factor = program.model.add_variable(lb=1.0, name="factor")
         for budget, limit in raised.items():
-            cost = mathopt.fast_sum(self.problem.terms[key][budget] / limit * pick for key, pick in picks.items())
-            model.add_linear_constraint(cost + self.problem.costs.constant[budget] / limit <= factor)
-        model.minimize(factor)
-        result = _solve(model, mathopt.SolveParameters())
+            cost = mathopt.fast_sum(self.problem.terms[k][budget] / limit * pick for k, pick in program.picks.items())
+            program.model.add_linear_constraint(cost + self.problem.costs.constant[budget] / limit <= factor)
+        program.model.minimize(factor)
+        result = _solve(program.model, mathopt.SolveParameters())
         if result is None:
             raise RuntimeError("the relaxed program has no solution")
-        cost = self.problem.costs.cost(_chosen(self.problem, picks, result))
+        cost = self.problem.costs.cost(program.chosen(result))
         return {budget: _round_up(max(limit, getattr(cost, budget))) for budget, limit in raised.items()}
 
 
-def _one_hot(problem: Problem) -> tuple[mathopt.Model, dict[Key, mathopt.Variable]]:
-    model = mathopt.Model()
-    picks = {key: model.add_binary_variable(name=f"{key[0]} {key[1]}") for key in problem.harm}
-    for name, row in problem.choices.items():
-        model.add_linear_constraint(mathopt.fast_sum(picks[name, bits] for bits in row) == 1.0)
-    return model, picks
+class _OneHot:
+    """One binary variable per choice, one choice per piece; handed to HiGHS once for many right-hand sides."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        pieces: Pieces,
+        budgets: Sequence[str],
+        most: Mapping[str, float],
+        scale: float,
+    ) -> None:
+        self.problem, self.pieces, self.most = problem, pieces, {budget: most[budget] or 1.0 for budget in budgets}
+        self.model = mathopt.Model()
+        self.picks = {key: self.model.add_binary_variable(name=f"{key[0]} {key[1]}") for key in problem.harm}
+        for name, row in problem.choices.items():
+            self.model.add_linear_constraint(mathopt.fast_sum(self.picks[name, bits] for bits in row) == 1.0)
+        # a cost is a share of its greatest value, so that the solver's feasibility tolerance is relative
+        self.rows = {
+            budget: self.model.add_linear_constraint(
+                ub=1.0, expr=mathopt.fast_sum(problem.terms[k][budget] / top * pick for k, pick in self.picks.items())
+            )
+            for budget, top in self.most.items()
+        }
+        self.model.minimize(mathopt.fast_sum(scale * problem.harm[k] * pick for k, pick in self.picks.items()))
+
+    def run(self, limits: Mapping[str, float]) -> mathopt.SolveResult | None:
+        """Solve within `limits`; None where nothing is within them."""
+        for budget, row in self.rows.items():
+            limit = limits[budget] * (1 + ROUNDING) if budget in limits else math.inf
+            row.upper_bound = (limit - self.problem.costs.constant[budget]) / self.most[budget]
+        params = mathopt.SolveParameters(relative_gap_tolerance=1e-9, absolute_gap_tolerance=1e-7)
+        return _solve(self.model, params)
+
+    def chosen(self, result: mathopt.SolveResult) -> dict[str, Bits]:
+        """The widths of each layer: its pieces' widths added up."""
+        values, rows = result.variable_values(), self.problem.choices
+        picked = {piece: max(row, key=lambda bits: values[self.picks[piece, bits]]) for piece, row in rows.items()}
+        return {
+            name: Bits(sum(picked[p].weights for p in parts), sum(picked[p].activations for p in parts))
+            for name, parts in self.pieces.items()
+        }
 
 
 def _solve(model: mathopt.Model, params: mathopt.SolveParameters) -> mathopt.SolveResult | None:
@@ -209,11 +175,6 @@ def _solve(model: mathopt.Model, params: mathopt.SolveParameters) -> mathopt.Sol
     if not result.has_primal_feasible_solution():
         raise RuntimeError(f"the solver stopped with {reason}: {result.termination.detail}")
     return result
-
-
-def _chosen(problem: Problem, picks: Mapping[Key, mathopt.Variable], result: mathopt.SolveResult) -> dict[str, Bits]:
-    values = result.variable_values()
-    return {name: max(row, key=lambda bits: values[picks[name, bits]]) for name, row in problem.choices.items()}
 
 
 def _name(budget: str) -> str:

@@ -85,8 +85,9 @@ def update_bits(
 
     The pair of greatest gain less degradation is tried while its gain is the greater one (LampQ 1.4). If the
     re-quantized model is no better, the next-best pair is tried, `patience` times, then the update stops (our choice).
-    At most `update.steps` pairs trade. Only layers whose menu leaves a choice and whose error was measured take part. Costs stay within `limits`
-    and the start's mean bits; with `strict_paper` only the plain mean of bits is kept. Deterministic if `measure` is.
+    At most `update.steps` pairs trade. Only layers whose menu leaves a choice and whose error was measured take part.
+    Costs stay within `limits` and the start's mean bits; with `strict_paper` only the plain mean of bits is kept.
+    Deterministic if `measure` is.
     """
     rows = {name: row for name, row in options(costs.layers, spec).items() if len(row) > 1 and name in bits}
     within = _plain_mean(bits, rows) if update.strict_paper else _weighted_mean(bits, costs, limits)
