@@ -49,5 +49,5 @@ page = st.navigation(
 
 study = choose_study()
 if study is not None:
-    sidebar_jobs(study)
+    sidebar_jobs(study, shown=page.title != "Study")  # that page shows its jobs itself
     page.run()

@@ -18,6 +18,7 @@ from lampq_engine.store import Study
 from lampq_engine.types import Allocation
 
 FRONTIER_POINTS = 41
+COARSE = 6  # points that already span the whole range, see `_coarse_first`
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Frontier:
 
     points: list[Point] = field(default_factory=list)
     done: bool = False
+
+    @property
+    def progress(self) -> int:
+        """0 while it is only begun, 1 when it spans the whole range, 2 when it is whole."""
+        return 2 if self.done else int(len(self.points) > COARSE)
 
     def ordered(self) -> list[Point]:
         return sorted(self.points, key=lambda point: point.budget)

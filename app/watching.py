@@ -78,16 +78,16 @@ def snapshot(study: Study) -> tuple[object, ...]:
     return states, files, study.metrics, trials, tuple(s.name for s in store.list_studies())
 
 
-def sidebar_jobs(study: Study) -> None:
+def sidebar_jobs(study: Study, *, shown: bool) -> None:
     """Running jobs in the sidebar of every page; when one ends or a result appears, the page draws itself anew."""
     before = snapshot(study)
     busy = any(alive for _, alive in before[0])  # type: ignore[attr-defined]
     with st.sidebar:
-        st.fragment(_pulse, run_every=1.0 if busy else 5.0)(study, before)
+        st.fragment(_pulse, run_every=1.0 if busy else 5.0)(study, before, shown)
 
 
-def _pulse(study: Study, before: tuple[object, ...]) -> None:
-    alive = [job for job in jobs.list_jobs(study) if job.alive]
+def _pulse(study: Study, before: tuple[object, ...], shown: bool) -> None:
+    alive = [job for job in jobs.list_jobs(study) if job.alive] if shown else []
     if alive:
         st.caption("Running now")
     for job in alive:

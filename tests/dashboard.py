@@ -15,6 +15,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
+from lampq_engine.jobs import list_jobs
+from lampq_engine.store import list_studies
+
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
@@ -31,8 +34,8 @@ QUIET = [
 class Dashboard:
     """A Streamlit server over a folder of studies, on a free port; a context that gives its address."""
 
-    def __init__(self, studies: Path, home: Path | None = None) -> None:
-        self.studies, self.home = studies, home or studies
+    def __init__(self, studies: Path, *, log: Path) -> None:
+        self.studies, self.log = studies, log
 
     def __enter__(self) -> str:
         with socket.socket() as free:
@@ -40,10 +43,10 @@ class Dashboard:
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
         # a home without `.streamlit`: the very first start on a machine, which must ask nothing
-        environment = {**os.environ, "LAMPQ_STUDIES": str(self.studies), "HOME": str(self.home)}
-        self.log = (self.studies / "server.log").open("wb")
+        environment = {**os.environ, "LAMPQ_STUDIES": str(self.studies), "HOME": str(self.log.parent)}
+        self.output = self.log.open("wb")
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output
         )
         url = f"http://localhost:{port}"
         self._wait(f"{url}/_stcore/health")
@@ -52,7 +55,7 @@ class Dashboard:
     def _wait(self, health: str) -> None:
         for _ in range(600):
             if self.process.poll() is not None:
-                raise RuntimeError((self.studies / "server.log").read_text())
+                raise RuntimeError(self.log.read_text())
             with contextlib.suppress(OSError), urllib.request.urlopen(health, timeout=5) as answer:
                 if answer.status == 200:
                     return
@@ -60,9 +63,12 @@ class Dashboard:
         raise RuntimeError("the dashboard did not come up within a minute")
 
     def __exit__(self, *_: object) -> None:
+        for study in list_studies(self.studies):
+            for job in list_jobs(study):
+                job.cancel()  # jobs outlive the page; a test's must not outlive the test
         self.process.terminate()
         self.process.wait(30)
-        self.log.close()
+        self.output.close()
 
 
 @contextlib.contextmanager

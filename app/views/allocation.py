@@ -185,8 +185,10 @@ def wait_for_frontier(*ask: Any) -> None:
     except InputError:
         return  # said already, above
 
+    drawn = line.progress
+
     def look() -> None:
-        if line.done:
+        if line.progress > drawn:
             st.rerun()
 
     if not line.done:
@@ -257,9 +259,10 @@ with slot:
 
 st.subheader("Measured", help="Every point is a model that was really quantized and run on the validation images.")
 found, whole = trials(study), float_evaluation(study)
-if not found:
-    st.caption("Nothing is measured yet: press “Quantize and measure” above.")
-with st.grid(2, min_column_width=PAIR):
-    for cost in ("megabytes", "gbops"):
-        figure = figures.accuracy_curve(found, whole, cost)  # type: ignore[arg-type]
-        st.plotly_chart(figure, key=f"measured-{cost}", alt=f"Measured accuracy against {cost}")
+if found:
+    with st.grid(2, min_column_width=PAIR):
+        for cost in ("megabytes", "gbops"):
+            figure = figures.accuracy_curve(found, whole, cost)  # type: ignore[arg-type]
+            st.plotly_chart(figure, key=f"measured-{cost}", alt=f"Measured accuracy against {cost}")
+else:
+    st.caption("Nothing is measured yet: press “Quantize and measure” above, and the accuracy appears here.")

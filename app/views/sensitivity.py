@@ -31,7 +31,7 @@ def type_factors(table: Sensitivity) -> None:
         help="LampQ's alpha: accuracy points lost per unit of Fisher trace, measured by quantizing a few layers of "
         "each kind alone. Without them, attention and MLP layers do not compare.",
     )
-    with st.grid(4, min_column_width=150):
+    with st.grid(min(6, len(factors)), min_column_width=130):
         for factor in factors:
             st.metric(
                 KIND_NAMES.get(factor["kind"], factor["kind"]),

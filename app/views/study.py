@@ -5,7 +5,7 @@ from argparse import Namespace
 import streamlit as st
 from choosing import start_analysis
 from reading import analysis, bypassed, costs, float_evaluation, sensitivity
-from watching import age, badge, bar, buttons
+from watching import age, badge, bar, buttons, words
 
 from lampq_engine import figures, jobs, store
 from lampq_engine.commands.request import data_spec, model_spec
@@ -117,17 +117,20 @@ def facts(study: Study) -> None:
         )
 
 
-def heatmaps(study: Study) -> None:
-    """The sensitivities that are there, raw and type-aware side by side."""
+def heatmaps(study: Study, running: bool) -> None:
+    """The sensitivities that are there, raw and type-aware side by side; a place is kept for what is coming."""
     model = costs(study)
-    found = [table for table in (sensitivity(study, name) for name in ("fisher", "lampq")) if table]
-    if model is None or not found:
-        st.caption("The sensitivity heatmap appears here as soon as the Fisher traces are measured.")
+    found = [table for table in (sensitivity(study, name) for name in ("fisher", "lampq")) if table and model]
+    if not found and not running:
+        st.caption("The sensitivity heatmap appears here when the study is analysed.")
         return
     with st.grid(2, min_column_width=PAIR):
         for table in found:
+            assert model is not None
             figure = figures.sensitivity_map(model.layers, table)
             st.plotly_chart(figure, key=f"study-{table.metric}", alt=f"Sensitivity of each layer, {table.metric}")
+        for _ in range(2 - len(found) if running else 0):
+            st.skeleton(height=238)
     st.page_link("views/sensitivity.py", label="Look closer on the Sensitivity page", icon=":material/arrow_forward:")
 
 
@@ -147,10 +150,9 @@ def job_list(study: Study) -> None:
                 with st.popover("Log", icon=":material/article:", key=f"log-{job.id}"):
                     st.code(job.log()[-6000:] or "Nothing was printed yet.", language=None)
                 buttons(study, job, status, where="list")
-            if not status.ended:
-                bar(status)
-            elif status.message and status.state != "finished":
-                st.caption(status.message)
+            text = status.message if status.ended else words(status)
+            if text:
+                st.caption(text)
 
 
 def provenance(study: Study) -> None:
@@ -228,7 +230,7 @@ for sentence in study.damaged():
 st.fragment(progress_panel, run_every=1.0 if running else None)(study)
 facts(study)
 st.subheader("Sensitivity", help="How much the model suffers when a layer gets fewer bits; bright is worse.")
-heatmaps(study)
+heatmaps(study, running)
 
 tabs = st.tabs(["Jobs", "Start another study", "Provenance"])
 with tabs[0]:

@@ -54,6 +54,7 @@ def cost_bars(costs: CostModel, bits: Mapping[str, Bits]) -> go.Figure:
                 hovertemplate="%{y}: %{x:.3g} " + unit + "<extra></extra>",
                 text=[f"{value:.2g}" if value > 0.01 * max(values) else "" for value in values],
                 textposition="auto",
+                textangle=0,
             )
         )
     fig.update_layout(

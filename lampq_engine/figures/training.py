@@ -89,9 +89,7 @@ def update_curve(events: Sequence[Mapping[str, Any]]) -> go.Figure:
         go.Scatter(
             x=list(range(len(tried))),
             y=[float(event["top1"]) for event in tried],
-            customdata=[
-                [trade, event.get("loss"), event.get("done")] for trade, event in zip(trades, tried, strict=True)
-            ],
+            customdata=rows,
             mode="lines+markers",
             line={"color": BLUE, "width": 2, "shape": "hv"},
             marker={"size": 8},

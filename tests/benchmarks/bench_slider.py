@@ -71,8 +71,8 @@ def waits(inputs: list[float], draws: list[float]) -> list[float]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        make_study(Path(folder))
-        with Dashboard(Path(folder)) as url, chromium() as browser:
+        make_study(Path(folder) / "studies")
+        with Dashboard(Path(folder) / "studies", log=Path(folder) / "server.log") as url, chromium() as browser:
             page = browser.new_page(viewport={"width": 1280, "height": 1000})
             paint = first_paint(page, url)
             page.goto(f"{url}/allocation")
