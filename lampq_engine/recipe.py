@@ -53,7 +53,7 @@ class SensitivitySpec:
     probes: int = setting(3, "mu: layers sampled per type, spread over depth; 0: all of them")
     base: float = setting(4.0, "gamma: factor by which harm falls with one more bit")
     per_parameter: bool = setting(False, "divide the Fisher trace by the number of weights (matters for Swin)")
-    harm_images: int = setting(64, "calibration images on which the harm of each layer alone is measured")
+    harm_images: int = setting(32, "calibration images on which the harm of each layer alone is measured")
     seed: int = setting(0, "seed of sampled labels and of the random control")
 
     def __post_init__(self) -> None:

@@ -138,6 +138,8 @@ def _from_folder(folder: Path, pretrained: bool) -> nn.Module:
             f"the model folder {folder} does not load as {architecture}: {short(error)}",
             expected="weights that fit `architecture` and `model_args` of its config.json",
         ) from error
+    # timm forgets these; a packed file needs them to build the model without its folder
+    model.lampq_arguments = config.get("model_args") or {}  # type: ignore[assignment]
     return model
 
 

@@ -1,0 +1,14 @@
+"""Metrics: each makes the same table, the predicted harm of every layer at every pair of widths."""
+
+from lampq_engine.sensitivity.fisher import fisher_sensitivity, fisher_traces
+from lampq_engine.sensitivity.harm import measured_harm
+from lampq_engine.sensitivity.type_aware import TypeFactor, lampq_sensitivity, type_factors
+
+__all__ = [
+    "TypeFactor",
+    "fisher_sensitivity",
+    "fisher_traces",
+    "lampq_sensitivity",
+    "measured_harm",
+    "type_factors",
+]

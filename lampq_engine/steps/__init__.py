@@ -1,0 +1,21 @@
+"""The verbs over a study: analyse it, quantize and measure, run controls, refine bits, finetune. Each resumes."""
+
+from lampq_engine.steps.analyse import analyse
+from lampq_engine.steps.finetune import finetune
+from lampq_engine.steps.loaded import Loaded, load
+from lampq_engine.steps.quantize import control_recipes, quantize, run_controls
+from lampq_engine.steps.refine import refine
+from lampq_engine.steps.verify import Verification, verify
+
+__all__ = [
+    "Loaded",
+    "Verification",
+    "analyse",
+    "control_recipes",
+    "finetune",
+    "load",
+    "quantize",
+    "refine",
+    "run_controls",
+    "verify",
+]

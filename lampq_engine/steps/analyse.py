@@ -1,0 +1,152 @@
+"""From a study's name to its layers, float accuracy and sensitivities, each written as soon as it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from lampq_engine.controls import random_scores
+from lampq_engine.errors import InputError
+from lampq_engine.evaluate import score
+from lampq_engine.files import key_of, once, write_bytes, write_json
+from lampq_engine.journal import Report, silent
+from lampq_engine.plain import to_plain
+from lampq_engine.recipe import QuantizationSpec, SensitivitySpec
+from lampq_engine.sensitivity import (
+    TypeFactor,
+    fisher_sensitivity,
+    fisher_traces,
+    lampq_sensitivity,
+    measured_harm,
+    type_factors,
+)
+from lampq_engine.sensitivity.fisher import PAIRS
+from lampq_engine.steps.loaded import Loaded, float_logits, load, versions
+from lampq_engine.store import Study, sensitivity_plain
+from lampq_engine.types import Bits, Sensitivity
+
+HARM_WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+LEAST_IMAGES = 8
+
+
+def analyse(
+    study: Study,
+    *,
+    spec: SensitivitySpec | None = None,
+    quantization: QuantizationSpec | None = None,
+    harm: bool = True,
+    report: Report = silent,
+) -> Loaded:
+    """Survey, float accuracy, Fisher, type factors and measured harm of a study; what is there already is kept.
+
+    Returns the loaded model and data, so that a caller can go on with them.
+    """
+    spec, quantization = spec or SensitivitySpec(), quantization or QuantizationSpec()
+    loaded = load(study.model, study.data, report=report)
+    if len(loaded.data.calibration) < LEAST_IMAGES:
+        raise InputError(
+            f"There are {len(loaded.data.calibration)} calibration images",
+            expected=f"at least {LEAST_IMAGES}",
+            todo="Add images or lower the number of validation images",
+        )
+    _record(study, loaded)
+    logits = float_logits(study, loaded, "validation", report=report)
+    once(study.path / "float.json", loaded.key, lambda: to_plain(score(logits, loaded.data.validation.labels)))
+    _sensitivities(study, loaded, spec, quantization, harm, report)
+    return loaded
+
+
+def _record(study: Study, loaded: Loaded) -> None:
+    """What the study is made of: layers, images, hashes, versions."""
+    layers = {
+        "layers": [to_plain_layer(layer) for layer in loaded.layers],
+        "fixed_bytes": loaded.costs.fixed_bytes,
+        "bypassed": list(loaded.bypassed),
+    }
+    once(study.path / "layers.json", key_of(loaded.key, layers), lambda: layers)
+    data = loaded.data
+    write_json(
+        study.path / "images.json",
+        {"calibration": data.calibration.names, "validation": data.validation.names, "skipped": data.skipped},
+    )
+    provenance = {
+        "weights_hash": loaded.hash,
+        "images_hash": key_of(data.calibration.hash, data.validation.hash),
+        "counts": {"calibration": len(data.calibration), "validation": len(data.validation)},
+        "skipped": list(data.skipped),
+        "seed": data.seed,
+        "device": loaded.device_name,
+        "versions": versions(),
+    }
+    write_json(study.path / "analysis.json", provenance)
+
+
+def to_plain_layer(layer: Any) -> dict[str, Any]:
+    """A layer as plain data; an absent block is kept as null."""
+    return {name: getattr(layer, name) for name in layer.__dataclass_fields__}
+
+
+def _sensitivities(
+    study: Study, loaded: Loaded, spec: SensitivitySpec, quantization: QuantizationSpec, harm: bool, report: Report
+) -> None:
+    layers, images = loaded.layers, loaded.data.calibration
+    key = key_of(loaded.key, to_plain(spec), to_plain(quantization))
+
+    def keep(name: str, make: Callable[[], Sensitivity]) -> None:
+        once(study.path / "sensitivity" / f"{name}.json", key, lambda: sensitivity_plain(make()))
+
+    traces = _traces(study, loaded, spec, report)
+    keep("fisher", lambda: fisher_sensitivity(traces, layers, spec))
+
+    def type_aware() -> Sensitivity:
+        factors: list[TypeFactor] = type_factors(
+            loaded.copy(),
+            layers,
+            traces,
+            images,
+            spec=spec,
+            quantization=quantization,
+            pairs=loaded.pairs,
+            report=report,
+        )
+        return lampq_sensitivity(traces, factors, layers, spec)
+
+    keep("lampq", type_aware)
+    keep("random", lambda: random_scores(layers, PAIRS, base=spec.base, seed=spec.seed))
+    if harm:
+        few = images.subset(range(min(spec.harm_images, len(images))))
+        pairs_of_bits = [Bits(b, b) for b in HARM_WIDTHS]
+        keep(
+            "harm",
+            lambda: measured_harm(
+                loaded.copy(),
+                layers,
+                few,
+                pairs_of_bits=pairs_of_bits,
+                quantization=quantization,
+                pairs=loaded.pairs,
+                report=report,
+            ),
+        )
+
+
+def _traces(study: Study, loaded: Loaded, spec: SensitivitySpec, report: Report) -> dict[str, Tensor]:
+    """Per-image traces, kept in the study for standard errors and resampling."""
+    key = key_of(loaded.key, spec.fisher, spec.seed)
+    path = study.path / "sensitivity" / f"traces-{key}.safetensors"
+    names = {layer.name for layer in loaded.layers if layer.weights}
+    try:
+        found: dict[str, Tensor] = load_file(path)
+        if set(found) == names:
+            return found
+    except Exception:
+        pass
+    traces = fisher_traces(
+        loaded.model, loaded.layers, loaded.data.calibration, labels=spec.fisher, seed=spec.seed, report=report
+    )
+    write_bytes(path, save({name: trace.to(torch.float64).contiguous() for name, trace in traces.items()}))
+    return traces

@@ -1,0 +1,167 @@
+"""Making an allocation real: quantize, measure, pack, and write it down as a trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from lampq_engine.errors import InputError
+from lampq_engine.evaluate import evaluate
+from lampq_engine.files import key_of
+from lampq_engine.journal import Report, silent
+from lampq_engine.pack import write_packed
+from lampq_engine.plain import to_plain
+from lampq_engine.quantize import quantize_
+from lampq_engine.recipe import Budgets, Recipe, SensitivitySpec
+from lampq_engine.solve import solve
+from lampq_engine.steps.analyse import analyse
+from lampq_engine.steps.loaded import Loaded, float_logits, versions
+from lampq_engine.store import Study, Trial, write_trial
+from lampq_engine.types import Allocation, Bits
+
+UNIFORM_WIDTHS = (2, 3, 4, 6, 8)
+
+
+def realised(study: Study, recipe: Recipe, loaded: Loaded) -> Recipe:
+    """The recipe as it was carried out in this study: its model, data and weights filled in."""
+    model = replace(study.model, hash=loaded.hash)
+    return replace(recipe, model=model, data=study.data)
+
+
+def trial_id(recipe: Recipe, *more: Any) -> str:
+    """The name of a trial: the same request has the same name, so that asking twice costs nothing."""
+    plain = to_plain(replace(recipe, title="", source=""))
+    return key_of(plain, *more)[:12]
+
+
+def build(loaded: Loaded, recipe: Recipe, bits: Mapping[str, Bits]) -> nn.Module:
+    """The float model with every layer quantized to `bits`, fitted on the recipe's calibration images."""
+    model = loaded.copy()
+    calibration = loaded.calibration(recipe.quantization.images)
+    quantize_(model, loaded.layers, bits, calibration, spec=recipe.quantization, pairs=loaded.pairs)
+    return model.eval()
+
+
+def quantize(
+    study: Study,
+    recipe: Recipe,
+    *,
+    title: str = "",
+    control: str = "",
+    loaded: Loaded | None = None,
+    report: Report = silent,
+) -> Trial:
+    """Solve, quantize, measure on the validation images, pack; an equal trial that is there already is returned."""
+    loaded = loaded or analyse(study, spec=_spec_of(recipe), harm=recipe.sensitivity.metric == "harm", report=report)
+    recipe = realised(study, recipe, loaded)
+    allocation = solve(study, recipe)
+    name = trial_id(recipe, to_plain(dict(allocation.bits)))
+    if (found := finished(study, name)) is not None:
+        return found
+    start = time.perf_counter()
+    report("quantize", 0, 1)
+    model = build(loaded, recipe, allocation.bits)
+    report("quantize", 1, 1)
+    return measure(
+        study,
+        loaded,
+        model,
+        Trial(
+            id=name,
+            title=title or describe(recipe, allocation),
+            stage="ptq",
+            recipe=recipe,
+            allocation=allocation,
+            evaluation=study.float_evaluation,
+            created=time.time(),
+            control=control,
+        ),
+        start=start,
+        report=report,
+    )
+
+
+def _spec_of(recipe: Recipe) -> SensitivitySpec:
+    """The settings the study's metrics were made with, whatever metric the recipe then chooses."""
+    return replace(recipe.sensitivity, metric="lampq")
+
+
+def finished(study: Study, name: str) -> Trial | None:
+    """The trial of this name if it is whole."""
+    try:
+        trial = study.trial(name)
+    except InputError:
+        return None
+    return trial if trial.packed.is_file() else None
+
+
+def measure(
+    study: Study, loaded: Loaded, model: nn.Module, trial: Trial, *, start: float, report: Report = silent
+) -> Trial:
+    """Measure a quantized model on the validation images, pack it, and write the trial down, its record last."""
+    reference = float_logits(study, loaded, "validation")
+    evaluation = evaluate(model, loaded.data.validation, reference=reference, report=report)
+    size = write_packed(study.path / "trials" / trial.id / "packed.safetensors", model, trial.recipe)
+    cost = replace(trial.allocation.cost, megabytes=size / 1e6)
+    done = replace(
+        trial,
+        evaluation=evaluation,
+        allocation=replace(trial.allocation, cost=cost),
+        predicted_megabytes=trial.allocation.cost.megabytes,
+        seconds=time.perf_counter() - start,
+        device=loaded.device_name,
+        versions=versions(),
+    )
+    return write_trial(study, done)
+
+
+def describe(recipe: Recipe, allocation: Allocation) -> str:
+    """A title that says metric and budget."""
+    spec = recipe.allocation
+    if spec.solver == "uniform":
+        return f"Uniform {spec.uniform}"
+    if spec.solver == "given":
+        return f"Given, mean {allocation.cost.mean_bits:.2f} bits"
+    names = {
+        "lampq": "LampQ",
+        "fisher": "Raw Fisher",
+        "harm": "Measured harm",
+        "random": "Random",
+        "inverted": "Inverted",
+    }
+    units = {
+        "mean_bits": "mean bits",
+        "mean_activation_bits": "mean activation bits",
+        "megabytes": "MB",
+        "gbops": "GBOPs",
+    }
+    budgets = ", ".join(f"{value:.4g} {units[name]}" for name, value in spec.budgets.given().items())
+    return f"{names[recipe.sensitivity.metric]} at {budgets or 'no budget'}"
+
+
+def control_recipes(recipe: Recipe, widths: Sequence[int] = UNIFORM_WIDTHS) -> list[tuple[str, Recipe]]:
+    """The controls of a recipe: uniform widths, and random and inverted scores at its own budget."""
+    spec = recipe.allocation
+    found = []
+    for width in widths:
+        uniform = replace(spec, solver="uniform", uniform=Bits(width, width), pins={}, bits={}, budgets=Budgets())
+        found.append(("uniform", replace(recipe, allocation=uniform)))
+    if spec.solver == "ilp" and spec.budgets.given():
+        for metric in ("random", "inverted"):
+            found.append((metric, replace(recipe, sensitivity=replace(recipe.sensitivity, metric=metric))))
+    return found
+
+
+def run_controls(study: Study, recipe: Recipe, *, loaded: Loaded | None = None, report: Report = silent) -> list[Trial]:
+    """Quantize and measure every control of a recipe."""
+    loaded = loaded or analyse(study, spec=_spec_of(recipe), harm=False, report=report)
+    trials = []
+    recipes = control_recipes(recipe)
+    for done, (control, one) in enumerate(recipes):
+        trials.append(quantize(study, one, control=control, loaded=loaded, report=report))
+        report("controls", done + 1, len(recipes))
+    return trials
