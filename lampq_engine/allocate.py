@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
 
 from ortools.math_opt.python import mathopt
 
 from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
-from lampq_engine.problem import APART, UNITS, Pieces, Problem, options, split
+from lampq_engine.narrow import Grid
+from lampq_engine.problem import UNITS, Problem, options
 from lampq_engine.recipe import AllocationSpec, Budgets
 from lampq_engine.types import Allocation, Bits, Cost, Layer, Sensitivity, Solution
 
@@ -33,19 +34,11 @@ class Program:
         spans = [[problem.harm[name, bits] for bits in row] for name, row in problem.choices.items()]
         self.scale = OBJECTIVE / (sum(max(span) - min(span) for span in spans) or 1.0)
 
-    @cached_property
-    def _pairs(self) -> _OneHot:
-        """The program over pairs of widths, for any budgets."""
-        whole = {name: (name,) for name in self.problem.choices}
-        return _OneHot(self.problem, pieces=whole, budgets=tuple(UNITS), most=self.most, scale=self.scale)
+        self.grid = Grid(problem, self.most)
 
-    @cached_property
-    def _halves(self) -> _OneHot:
-        """The equal, smaller program where no budget multiplies the two widths of a layer."""
-        halves, pieces = split(self.problem)
-        if len(halves.choices) == len(self.problem.choices):
-            return self._pairs
-        return _OneHot(halves, pieces=pieces, budgets=APART, most=self.most, scale=self.scale)
+    def _narrowed(self, limits: Mapping[str, float]) -> Problem:
+        """The same program without the choices that no optimum within `limits` makes; exact (see `narrow`)."""
+        return replace(self.problem, choices=self.grid.narrow(limits))
 
     def solve(self, budgets: Budgets) -> Allocation:
         """The allocation of least predicted harm within `budgets`.
@@ -54,9 +47,12 @@ class Program:
         """
         limits, start = budgets.given(), time.perf_counter()
         impossible = [b for b, limit in limits.items() if limit < self.least[b] * (1 - ROUNDING)]
-        program, tight = self._halves if set(limits) <= set(APART) else self._pairs, dict(limits)
+        tight = {budget: limit * (1 + ROUNDING) for budget, limit in limits.items()}
+        if impossible:
+            raise self._infeasible(limits)
+        program = _OneHot(self._narrowed(tight), budgets=tuple(limits), most=self.most, scale=self.scale)
         for _ in range(4):
-            result = None if impossible else program.run(tight)
+            result = program.run(tight)
             if result is None:
                 raise self._infeasible(limits)
             bits = program.chosen(result)
@@ -108,8 +104,7 @@ class Program:
     def nearest(self, limits: Mapping[str, float]) -> dict[str, float]:
         """The nearest feasible budgets: each raised to its own least value, then all by one common factor."""
         raised = {budget: max(limit, self.least[budget]) for budget, limit in limits.items()}
-        whole = {name: (name,) for name in self.problem.choices}
-        program = _OneHot(self.problem, pieces=whole, budgets=(), most=self.most, scale=0.0)
+        program = _OneHot(self.problem, budgets=(), most=self.most, scale=0.0)
         factor = program.model.add_variable(lb=1.0, name="factor")
         for budget, limit in raised.items():
             cost = mathopt.fast_sum(self.problem.terms[k][budget] / limit * pick for k, pick in program.picks.items())
@@ -123,20 +118,13 @@ class Program:
 
 
 class _OneHot:
-    """One binary variable per choice, one choice per piece; handed to HiGHS once for many right-hand sides."""
+    """One binary variable per choice, one choice per layer, as HiGHS takes it."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        pieces: Pieces,
-        budgets: Sequence[str],
-        most: Mapping[str, float],
-        scale: float,
-    ) -> None:
-        self.problem, self.pieces, self.most = problem, pieces, {budget: most[budget] or 1.0 for budget in budgets}
+    def __init__(self, problem: Problem, *, budgets: Sequence[str], most: Mapping[str, float], scale: float) -> None:
+        self.problem, self.most = problem, {budget: most[budget] or 1.0 for budget in budgets}
         self.model = mathopt.Model()
-        self.picks = {key: self.model.add_binary_variable(name=f"{key[0]} {key[1]}") for key in problem.harm}
+        keys = [(name, bits) for name, row in problem.choices.items() for bits in row]
+        self.picks = {key: self.model.add_binary_variable(name=f"{key[0]} {key[1]}") for key in keys}
         for name, row in problem.choices.items():
             self.model.add_linear_constraint(mathopt.fast_sum(self.picks[name, bits] for bits in row) == 1.0)
         # a cost is a share of its greatest value, so that the solver's feasibility tolerance is relative
@@ -151,19 +139,14 @@ class _OneHot:
     def run(self, limits: Mapping[str, float]) -> mathopt.SolveResult | None:
         """Solve within `limits`; None where nothing is within them."""
         for budget, row in self.rows.items():
-            limit = limits[budget] * (1 + ROUNDING) if budget in limits else math.inf
-            row.upper_bound = (limit - self.problem.costs.constant[budget]) / self.most[budget]
+            row.upper_bound = (limits[budget] - self.problem.costs.constant[budget]) / self.most[budget]
         params = mathopt.SolveParameters(relative_gap_tolerance=1e-9, absolute_gap_tolerance=1e-7)
         return _solve(self.model, params)
 
     def chosen(self, result: mathopt.SolveResult) -> dict[str, Bits]:
-        """The widths of each layer: its pieces' widths added up."""
+        """The widths of each layer."""
         values, rows = result.variable_values(), self.problem.choices
-        picked = {piece: max(row, key=lambda bits: values[self.picks[piece, bits]]) for piece, row in rows.items()}
-        return {
-            name: Bits(sum(picked[p].weights for p in parts), sum(picked[p].activations for p in parts))
-            for name, parts in self.pieces.items()
-        }
+        return {name: max(row, key=lambda bits: values[self.picks[name, bits]]) for name, row in rows.items()}
 
 
 def _solve(model: mathopt.Model, params: mathopt.SolveParameters) -> mathopt.SolveResult | None:

@@ -11,7 +11,6 @@ from lampq_engine.recipe import AllocationSpec
 from lampq_engine.types import Bits, Layer, Sensitivity
 
 UNITS = {"mean_bits": "bits", "mean_activation_bits": "bits", "megabytes": "MB", "gbops": "GBOPs"}
-APART = ("mean_bits", "mean_activation_bits", "megabytes")  # costs of weights and activations that just add up
 
 Key = tuple[str, Bits]
 
@@ -81,49 +80,3 @@ def _dominated(bits: Bits, row: Mapping[Bits, tuple[float, Mapping[str, float]]]
         if other != bits and no_worse and not (same and other > bits):
             return True
     return False
-
-
-Pieces = Mapping[str, tuple[str, ...]]
-
-
-def split(problem: Problem) -> tuple[Problem, Pieces]:
-    """An equal program in which weights and activations of a layer are chosen apart; exact for the budgets `APART`.
-
-    A layer is split where every pair of its widths is on offer and harm and those costs are sums of two halves; 7 x 7
-    pairs are then 7 + 7 choices. Returns the program and the names of each layer's pieces.
-    """
-    harm: dict[Key, float] = {}
-    terms: dict[Key, Mapping[str, float]] = {}
-    choices: dict[str, tuple[Bits, ...]] = {}
-    pieces: dict[str, tuple[str, ...]] = {}
-    for name, row in problem.choices.items():
-        values = {bits: {"harm": problem.harm[name, bits], **problem.terms[name, bits]} for bits in row}
-        for piece, part in (_halves(name, values) or {name: values}).items():
-            choices[piece] = tuple(part)
-            harm |= {(piece, bits): value["harm"] for bits, value in part.items()}
-            terms |= {(piece, bits): value for bits, value in part.items()}
-            pieces[name] = (*pieces.get(name, ()), piece)
-    return Problem(problem.costs, harm, terms, choices), pieces
-
-
-Values = Mapping[Bits, Mapping[str, float]]
-
-
-def _halves(name: str, values: Values) -> dict[str, Values] | None:
-    """What the weights alone and the activations alone contribute, if the whole row is their sums; else None."""
-    first = min(values)
-    weights = {bits.weights: value for bits, value in values.items() if bits.activations == first.activations}
-    activations = {bits.activations: value for bits, value in values.items() if bits.weights == first.weights}
-    every = {Bits(w, a) for w in weights for a in activations}
-    if min(len(weights), len(activations)) < 2 or every != set(values):
-        return None
-    rest = {a: {key: value[key] - values[first][key] for key in value} for a, value in activations.items()}
-    for key in ("harm", *APART):
-        most = max(abs(value[key]) for value in values.values())
-        sums = (abs(weights[w][key] + rest[a][key] - value[key]) for (w, a), value in values.items())
-        if max(sums) > 1e-12 * most:
-            return None
-    return {
-        f"{name} weights": {Bits(w, 0): value for w, value in weights.items()},
-        f"{name} activations": {Bits(0, a): value for a, value in rest.items()},
-    }

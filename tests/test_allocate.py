@@ -13,7 +13,7 @@ from lampq_engine.allocate import Program, _round_up, allocate, given, uniform
 from lampq_engine.controls import decay, random_scores
 from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
-from lampq_engine.problem import UNITS, options, split
+from lampq_engine.problem import UNITS, options
 from lampq_engine.recipe import AllocationSpec, Budgets, Menu
 from lampq_engine.types import KINDS, Bits, Cell, Kind, Layer, Sensitivity
 
@@ -100,48 +100,6 @@ def test_equals_brute_force_under_one_to_three_budgets(seed: int) -> None:
     assert found.cost == costs.cost(found.bits)
     assert all(getattr(found.cost, b) <= limit * (1 + 1e-9) for b, limit in budgets.given().items())
     assert all(found.bits[name] in row for name, row in options(layers, spec).items())
-
-
-SPLIT = [
-    Budgets(),
-    Budgets(mean_bits=4.1, mean_activation_bits=3.3),
-    Budgets(megabytes=0.7, mean_activation_bits=5.5),
-    Budgets(mean_bits=2.5),
-]
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("budgets", SPLIT, ids=str)
-def test_choosing_weights_and_activations_apart_is_exact(seed: int, budgets: Budgets) -> None:
-    """Against the same question asked over pairs, which a GBOPs budget that never binds makes it."""
-    layers = [*vit(blocks=3), layer("qk", "scores", 0, 7000)]
-    spec = AllocationSpec(menus=menus(False, WIDTHS), pins={"blocks.1.fc1": Bits(5, 3)})
-    table = random_scores(layers, PAIRS, base=4, seed=seed)
-    program = Program(CostModel(layers, 1000), table, spec)
-    apart = program.solve(budgets)
-    pairs = program.solve(replace(budgets, gbops=program.most["gbops"]))
-    assert apart.solution.harm == pytest.approx(pairs.solution.harm, rel=1e-9)
-    assert apart.solution.bound == pytest.approx(apart.solution.harm, rel=1e-6)
-    assert apart.solution.binding == pairs.solution.binding
-    halves, pieces = split(program.problem)
-    assert pieces["blocks.0.qkv"] == ("blocks.0.qkv weights", "blocks.0.qkv activations")
-    assert pieces["blocks.1.fc1"] == ("blocks.1.fc1",)
-    for name, parts in pieces.items():
-        for bits in program.problem.choices[name]:
-            own = {bits, Bits(bits.weights, 0), Bits(0, bits.activations)}
-            found = [next(b for b in halves.choices[piece] if b in own) for piece in parts]
-            harm = sum(halves.harm[p, b] for p, b in zip(parts, found, strict=True))
-            assert harm == pytest.approx(program.problem.harm[name, bits], rel=1e-12)
-
-
-def test_a_layer_whose_harm_is_no_sum_of_halves_is_not_split() -> None:
-    layers = vit(blocks=1)
-    product = {b: Cell(4.0**-b.weights * 4.0**-b.activations) for b in PAIRS}
-    table = random_scores(layers, PAIRS, base=4, seed=0)
-    table = replace(table, cells={**table.cells, "blocks.0.fc1": product})
-    problem = Program(CostModel(layers, 0), table, AllocationSpec(menus=menus(False, WIDTHS))).problem
-    _, pieces = split(problem)
-    assert [len(parts) for parts in pieces.values()] == [2, 2, 1, 2]
 
 
 def test_equal_scores_per_parameter_give_one_width_to_all() -> None:

@@ -20,6 +20,7 @@ TORCH_FREE = [
     "recipe",
     "cost",
     "problem",
+    "narrow",
     "allocate",
     "frontier",
     "controls",
