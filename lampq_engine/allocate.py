@@ -25,7 +25,7 @@ OBJECTIVE = 1e4  # HiGHS's tolerances are absolute, about 1e-6; harm is scaled s
 
 
 class Program:
-    """The integer program of one model, metric, menus and pins; a new budget only moves its right-hand sides."""
+    """The integer program of one model, metric, menus and pins, ready to be solved for one budget after another."""
 
     def __init__(self, costs: CostModel, sensitivity: Sensitivity, spec: AllocationSpec) -> None:
         self.problem = problem = Problem.of(costs, sensitivity, spec)
@@ -33,7 +33,6 @@ class Program:
         self.most = {budget: problem.extreme(max, budget) for budget in UNITS}
         spans = [[problem.harm[name, bits] for bits in row] for name, row in problem.choices.items()]
         self.scale = OBJECTIVE / (sum(max(span) - min(span) for span in spans) or 1.0)
-
         self.grid = Grid(problem, self.most)
 
     def _narrowed(self, limits: Mapping[str, float]) -> Problem:
@@ -46,10 +45,9 @@ class Program:
         `InputError` for budgets that no allocation meets; it names the nearest ones that some allocation meets.
         """
         limits, start = budgets.given(), time.perf_counter()
-        impossible = [b for b, limit in limits.items() if limit < self.least[b] * (1 - ROUNDING)]
-        tight = {budget: limit * (1 + ROUNDING) for budget, limit in limits.items()}
-        if impossible:
+        if any(limit < self.least[budget] * (1 - ROUNDING) for budget, limit in limits.items()):
             raise self._infeasible(limits)
+        tight = {budget: limit * (1 + ROUNDING) for budget, limit in limits.items()}
         program = _OneHot(self._narrowed(tight), budgets=tuple(limits), most=self.most, scale=self.scale)
         for _ in range(4):
             result = program.run(tight)
