@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lampq_engine.cost import CostModel, layer_bops, layer_bytes
+from lampq_engine.cost import SCALE_BYTES, CostModel, layer_bops, layer_bytes
 from lampq_engine.types import Bits, Cost, Evaluation, Layer, blocks, in_mean, wilson
 
 QKV = Layer("blocks.0.attn.qkv", "qkv", 0, weights=3 * 4 * 4, channels=12, bias=12, macs=48 * 5, inputs=20)
@@ -18,11 +18,11 @@ BITS = {QKV.name: Bits(3, 4), PROJ.name: Bits(5, 5), SCORES.name: Bits(8, 4), HE
 @pytest.mark.parametrize(
     ("layer", "bits", "expected"),
     [
-        (QKV, Bits(3, 4), 48 * 3 // 8 + 12 * 5 + 8),
-        (QKV, Bits(3, 32), 48 * 3 // 8 + 12 * 5),
+        (QKV, Bits(3, 4), 48 * 3 // 8 + 12 * SCALE_BYTES + 8),
+        (QKV, Bits(3, 32), 48 * 3 // 8 + 12 * SCALE_BYTES),
         (QKV, Bits(32, 32), 48 * 4),
         (QKV, Bits(32, 8), 48 * 4 + 8),
-        (Layer("odd", "fc1", 0, 3, 1, 0, 3, 3), Bits(3, 8), 2 + 5 + 8),  # 9 bits take two bytes
+        (Layer("odd", "fc1", 0, 3, 1, 0, 3, 3), Bits(3, 8), 2 + SCALE_BYTES + 8),  # 9 bits take two bytes
         (SCORES, Bits(8, 4), 16),
         (SCORES, Bits(32, 4), 8),
         (SCORES, Bits(32, 32), 0),
@@ -41,7 +41,7 @@ def test_cost_of_an_allocation_by_hand() -> None:
     cost = MODEL.cost(BITS)
     assert cost.mean_bits == pytest.approx((48 * 3 + 16 * 5) / 64)  # the head and the matmul do not count
     assert cost.mean_activation_bits == pytest.approx((48 * 4 + 16 * 5) / 64)
-    assert cost.megabytes == pytest.approx((1000 + (18 + 60 + 8) + (10 + 20 + 8) + 16 + (40 + 50 + 8)) / 1e6)
+    assert cost.megabytes == pytest.approx((1000 + 18 + 8 + 10 + 8 + 16 + 40 + 8 + 26 * SCALE_BYTES) / 1e6)
     assert cost.gbops == pytest.approx((240 * 12 + 80 * 25 + 100 * 32 + 40 * 64) / 1e9)
 
 
