@@ -21,31 +21,43 @@ def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor
 
 def codes(x: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor:
     """The integer codes 0..levels that `fake_quantize` rounds to, as floats."""
-    return torch.addcmul(zero, x, 1 / scale).round_().clamp_(0, levels)
+    return _position(x, scale, zero).round_().clamp_(0, levels)
+
+
+def _position(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """`x / scale + zero`: where each element lies on the grid of codes."""
+    return (x * (1 / scale)).add_(zero)
 
 
 def _forward(x: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor:
-    return torch.addcmul(-zero * scale, codes(x, scale, zero, levels), scale)
+    return codes(x, scale, zero, levels).sub_(zero).mul_(scale)
 
 
 class _FakeQuantize(torch.autograd.Function):
+    """Whole-tensor passes are what it costs, so it takes only ones that run vectorised: no mask, no ternary."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor:
-        ctx.save_for_backward(x, scale, zero)
+        rounded = _forward(x, scale, zero, levels)
+        ctx.save_for_backward(x, scale, zero, rounded)
         ctx.levels = levels
-        return _forward(x, scale, zero, levels)
+        return rounded
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        (grad,), (x, scale, zero) = grads, ctx.saved_tensors
-        position = torch.addcmul(zero, x, 1 / scale)
-        clipped = position.clamp(0, ctx.levels)
-        inside = clipped == position
-        grad_x = grad * inside if ctx.needs_input_grad[0] else None
+        (grad,), (x, scale, zero, rounded) = grads, ctx.saved_tensors
+        # the gradient of clamp, strictly inside the range as in LSQ
+        inside = torch.ops.aten.hardtanh_backward(grad, _position(x, scale, zero), 0, ctx.levels)
         if not ctx.needs_input_grad[1]:
-            return grad_x, None, None, None
-        # inside: round(v) - v; outside: the clipped level itself, as LSQ's three cases
-        slope = clipped.round_().sub_(torch.where(inside, position, zero))
-        per_scale = (slope * grad).sum_to_size(scale.shape)
+            return inside, None, None, None
+        # LSQ's three cases at once: (rounded - x) / scale inside the range, rounded / scale (the level) outside
+        per_scale = (_inner(grad, rounded, scale.shape) - _inner(inside, x, scale.shape)) / scale
         elements = x.numel() / scale.numel()
-        return grad_x, per_scale / (elements * ctx.levels) ** 0.5, None, None
+        return inside, per_scale / (elements * ctx.levels) ** 0.5, None, None
+
+
+def _inner(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
+    """The sum of `a b` over the elements that share a scale, in the shape of the scales."""
+    if shape.numel() == 1:
+        return torch.dot(a.reshape(-1), b.reshape(-1)).view(shape)
+    return (a * b).sum_to_size(shape)
