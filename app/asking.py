@@ -71,6 +71,7 @@ def pins_editor(layers: list[Layer]) -> dict[str, Bits]:
         pd.DataFrame(rows).astype({"weights": "Int64", "activations": "Int64"}),
         hide_index=True,
         key="pins",
+        placeholder="–",
         height=320,
         disabled=["layer", "kind"],
         alt="Widths of single layers that the solver must keep",

@@ -63,11 +63,17 @@ def act(study: Study, job: Job, verb: str) -> None:
 
 
 def buttons(study: Study, job: Job, status: Status, *, where: str) -> None:
-    """The one thing that can be done with a job in its state: cancel it, or resume it."""
+    """The one thing that can be done with a job in its state: cancel it, or resume it unless that was done."""
     verb, icon = ("resume", ":material/play_arrow:") if status.ended else ("cancel", ":material/stop:")
-    if status.state != "finished":
+    if status.state != "finished" and not (status.ended and resumed(study, job)):
         key = f"{verb}-{where}-{job.id}"
         st.button(verb.capitalize(), icon=icon, key=key, on_click=act, args=(study, job, verb))
+
+
+def resumed(study: Study, job: Job) -> bool:
+    """Whether a later job runs, or ran, the same command."""
+    arguments = job.info["arguments"]
+    return any(other.id > job.id and other.info["arguments"] == arguments for other in jobs.list_jobs(study))
 
 
 def snapshot(study: Study) -> tuple[object, ...]:

@@ -110,7 +110,9 @@ def _write_trial(
 ) -> None:
     assert allocation is not None
     evaluation = Evaluation(359, float(rest.pop("top1")), 99.0, 0.2, agreement=95.0, kl=0.05)  # type: ignore[arg-type]
-    history = tuple({"epoch": float(n), "loss": 1 / n, "top1": 90.0 + n} for n in range(1, 6))
+    history = tuple(
+        {"epoch": float(n), "loss": 1 / n, "top1": 90.0 + n, "low": 88.0 + n, "high": 91.5 + n} for n in range(1, 6)
+    )
     record = {"stage": "ptq", "created": 1.0, "history": history if rest.get("stage") == "qat" else ()} | rest
     recipe = replace(recipe, title=title)
     trial = Trial(name, title, recipe=recipe, allocation=allocation, evaluation=evaluation, **record)  # type: ignore[arg-type]

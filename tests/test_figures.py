@@ -128,15 +128,31 @@ def test_a_marked_trial_is_ringed(study: Study) -> None:
 
 def test_a_course_is_read_from_a_journal_and_from_a_history() -> None:
     journal = [
+        {"event": "progress", "stage": "load model", "done": 0, "total": 0},
         {"event": "progress", "stage": "train", "done": 1, "total": 4, "epoch": 1, "loss": 0.9},
         {"event": "progress", "stage": "train", "done": 2, "total": 4, "epoch": 1, "loss": 0.5},
-        {"event": "progress", "stage": "train", "done": 2, "total": 4, "epoch": 1, "top1": 90, "low": 88, "high": 92},
+        {"event": "progress", "stage": "train", "done": 2, "total": 4, "epoch": 1, "loss": 0.7, "top1": 90, "low": 88},
     ]
     record = figures.course(journal)
     assert record.losses == ((1.0, 0.9), (2.0, 0.5))
-    assert record.accuracies == ((1.0, 90.0, 88.0, 92.0),)
-    history = figures.course([{"epoch": 1.0, "loss": 0.4, "top1": 95.0}])
-    assert history == figures.Course(((1.0, 0.4),), ((1.0, 95.0, 95.0, 95.0),))
+    assert record.means == ((2.0, 0.7),)
+    assert record.accuracies == ((1.0, 90.0, 88.0, 90.0),)
+    history = figures.course([{"epoch": 1.0, "loss": 0.4, "top1": 95.0, "low": 93.0, "high": 97.0}])
+    assert history == figures.Course((), ((1.0, 0.4),), ((1.0, 95.0, 93.0, 97.0),))
+
+
+def test_a_resumed_training_overwrites_what_it_repeats() -> None:
+    first = {"done": 2, "epoch": 1, "loss": 0.7, "top1": 90.0}
+    again = {"done": 2, "epoch": 1, "loss": 0.7, "top1": 91.0}
+    assert [row[1] for row in figures.course([first, again]).accuracies] == [91.0]
+
+
+def test_an_update_curve_names_the_layers_that_traded() -> None:
+    start = {"stage": "update", "done": 0, "top1": 90.0, "loss": 0.5}
+    tried = {"stage": "update", "done": 1, "top1": 91.0, "loss": 0.4, "up": "blocks.0.fc1", "down": "blocks.1.fc2"}
+    (trace,) = drawn(figures.update_curve([start, tried, {"stage": "measure", "done": 1}]))["data"]
+    assert trace["y"] == [90.0, 91.0]
+    assert trace["customdata"][1] == ["blocks.0.fc1 up, blocks.1.fc2 down", 0.4, 1]
 
 
 def test_figures_of_nothing_are_drawn_empty() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from lampq_engine.recipe import from_toml
 from lampq_engine.store import Study, open_study
@@ -17,6 +17,7 @@ from lampq_engine.store import Study, open_study
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 MINUTE = 60_000  # milliseconds
+expect.set_options(timeout=MINUTE)
 LONG = 15 * MINUTE  # a job may wait for another one on a slow machine
 
 DATA = """(key) => {
@@ -44,18 +45,18 @@ def wait_for_trace(page: Page, key: str, name: str) -> dict[str, Any]:
     return next(trace for trace in drawn(page, key) if trace.get("name") == name)
 
 
-def until(page: Page, met: Callable[[], bool]) -> None:
+def until(page: Page, met: Callable[[], bool], *, minutes: int = 1) -> None:
     """Wait until something holds, as long as a slow machine may need."""
-    for _ in range(600):
+    for _ in range(600 * minutes):
         if met():
             return
         page.wait_for_timeout(100)
-    raise AssertionError("it did not come about within a minute")
+    raise AssertionError(f"it did not come about within {minutes} minutes")
 
 
 def go_to(page: Page, name: str) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
-    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=MINUTE)
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
 
 
 def no_error(page: Page) -> None:
@@ -75,8 +76,8 @@ def test_the_main_job_from_first_open_to_download(page: Page, studies: Path) -> 
 
 def see_the_analysis(page: Page) -> None:
     """Nothing was typed: the built-in study is being analysed, and its heatmap appears."""
-    expect(page.get_by_text("Analyse builtin").first).to_be_visible(timeout=MINUTE)
-    expect(page.get_by_test_id("stProgress").first).to_be_visible(timeout=MINUTE)
+    expect(page.get_by_text("Analyse builtin").first).to_be_visible()
+    expect(page.get_by_test_id("stProgress").first).to_be_visible()
     expect(page.get_by_text(re.compile(r"\d+ of \d+")).first).to_be_visible(timeout=LONG)
     expect(page.locator(".st-key-study-fisher .js-plotly-plot")).to_be_visible(timeout=LONG)
     (trace,) = drawn(page, "study-fisher")
@@ -97,6 +98,11 @@ def look_at_sensitivities(page: Page, study: Study) -> None:
         (trace,) = drawn(page, f"map-{metric}")
         assert trace["z"][0][5] == pytest.approx(study.sensitivity(metric).raw["blocks.5.attn.qkv"])
     no_error(page)
+
+
+def number(page: Page) -> Locator:
+    """The slider's numeric twin."""
+    return page.get_by_role("spinbutton", name="As a number")
 
 
 def bits(page: Page) -> list[list[int | None]]:
@@ -121,22 +127,21 @@ def drag_the_budget(page: Page) -> None:
     page.mouse.move(box["x"] + 0.6 * box["width"], middle, steps=8)
     until(page, lambda: bits(page) != before)  # the button is still down
     page.mouse.up()
-    expect(page.get_by_label("As a number")).not_to_have_value("3.50")
     until(page, lambda: total(bits(page)) > total(before))
     assert sum(drawn(page, "costs")[0]["x"]) > sum(costs)
-    value = float(page.get_by_label("As a number").input_value())
+    value = float(slider.input_value())
+    expect(number(page)).to_have_value(f"{value:.2f}")
     until(page, lambda: abs(drawn(page, "frontier")[1]["x"][0] - value) < 0.1)
     slider.focus()
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_label("As a number")).to_have_value(f"{value + 0.01:.2f}")
+    expect(number(page)).to_have_value(f"{value + 0.01:.2f}")
     no_error(page)
 
 
 def quantize_and_measure(page: Page, study: Study) -> None:
     """A typed budget is made real beside the page; its point stands on both curves, with its interval."""
-    number = page.get_by_label("As a number")
-    number.fill("2.50")
-    number.press("Enter")
+    number(page).fill("2.50")
+    number(page).press("Enter")
     expect(page.get_by_test_id("stMetricValue").first).to_have_text("2.50")
     page.get_by_role("button", name="Quantize and measure").click()
     expect(page.get_by_text("Running now")).to_be_visible()
@@ -153,31 +158,36 @@ def quantize_and_measure(page: Page, study: Study) -> None:
     for cost in ("megabytes", "gbops"):
         uniform = wait_for_trace(page, f"measured-{cost}", "Uniform")
         assert uniform["x"] == sorted(uniform["x"])
+    page.get_by_test_id("stSidebar").get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Running now")).to_be_hidden()
     no_error(page)
+
+
+def epochs_drawn(page: Page) -> list[float]:
+    traces = drawn(page, "accuracy")
+    return traces[0]["x"] if traces else []
 
 
 def refine_with_qat(page: Page, study: Study) -> None:
     """Training is watched live, cancelled, found again by another browser tab, and resumed to its end."""
     go_to(page, "Refine")
-    epochs = page.get_by_label("Epochs")
+    epochs = page.get_by_role("spinbutton", name="Epochs")
     epochs.fill("3")
     epochs.press("Tab")
     page.get_by_role("button", name="Refine with QAT").click()
-    page.wait_for_function(
-        "() => document.querySelector('.st-key-accuracy .js-plotly-plot')?.data?.[0].x?.length >= 1", timeout=LONG
-    )
-    assert drawn(page, "loss")[0]["y"]
-    cancel = page.get_by_test_id("stMain").get_by_role("button", name="Cancel")
-    cancel.click()
-    expect(page.get_by_test_id("stMain").get_by_text("Cancelled").first).to_be_visible(timeout=LONG)
+    until(page, lambda: len(epochs_drawn(page)) >= 1, minutes=15)
+    until(page, lambda: bool(drawn(page, "loss")[-1]["y"]))
+    main = page.get_by_test_id("stMain")
+    main.get_by_role("button", name="Cancel").click()
+    expect(main.get_by_text("Cancelled").first).to_be_visible(timeout=LONG)
     address = page.url
     page.goto("about:blank")
     page.goto(address)
-    expect(page.get_by_test_id("stMain").get_by_text("Cancelled").first).to_be_visible(timeout=MINUTE)
-    assert drawn(page, "accuracy")[0]["x"], "what was trained before is still drawn"
-    page.get_by_test_id("stMain").get_by_role("button", name="Resume").click()
+    expect(main.get_by_text("Cancelled").first).to_be_visible()
+    until(page, lambda: len(epochs_drawn(page)) >= 1)  # what was trained before is still drawn
+    main.get_by_role("button", name="Resume").click()
     expect(page.get_by_text("points against the trial it refined")).to_be_visible(timeout=LONG)
-    assert drawn(page, "accuracy")[0]["x"] == [1, 2, 3]
+    until(page, lambda: epochs_drawn(page) == [1, 2, 3])
     assert [trial.stage for trial in study.trials() if not trial.control] == ["ptq", "qat"]
     no_error(page)
 
@@ -186,7 +196,7 @@ def compare_and_download(page: Page, study: Study) -> None:
     """Both curves show both points; the chosen trial's packed model and recipe come down as they are on disk."""
     go_to(page, "Compare")
     for cost in ("megabytes", "gbops"):
-        for name in ("Quantized", "QAT", "Uniform", "Random", "Inverted"):
+        for name in ("Quantized", "QAT", "Uniform"):
             wait_for_trace(page, f"compare-{cost}", name)
     table = page.get_by_test_id("stDataFrame").bounding_box()
     assert table
@@ -208,8 +218,8 @@ def start_a_second_study(page: Page, studies: Path) -> None:
     page.get_by_role("tab", name="Start another study").click()
     page.get_by_role("button", name="Start the study").click()
     expect(page.get_by_text("A study needs a model and images")).to_be_visible()
-    page.get_by_label("Model", exact=True).fill(f"local-dir:{studies}/nothing-here")
-    page.get_by_label("Images", exact=True).fill("builtin")
+    page.get_by_role("textbox", name="Model", exact=True).fill(f"local-dir:{studies}/nothing-here")
+    page.get_by_role("textbox", name="Images", exact=True).fill("builtin")
     page.get_by_role("button", name="Start the study").click()
     failed = page.get_by_test_id("stAlert").filter(has_text="nothing-here")
     expect(failed.first).to_be_visible(timeout=LONG)

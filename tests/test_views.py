@@ -158,6 +158,13 @@ def test_refining_names_the_trial(label: str, studies: Path, started: Started) -
     assert started[-1][1][1:5] == ["--study", "builtin", "--trial", "mixed-2-5"]
 
 
+def test_a_trained_trial_shows_its_course_and_cannot_be_trained_again(studies: Path) -> None:
+    make_study(studies)
+    page = opened("refine", trial="mixed-2-5-qat")
+    assert "trained already" in page.info[0].value
+    assert not page.button
+
+
 def test_a_new_study_starts_with_what_was_typed(studies: Path, started: Started) -> None:
     make_study(studies)
     page = opened("study")

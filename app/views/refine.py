@@ -123,6 +123,27 @@ def forms(study: Study, trial: Trial) -> None:
             st.rerun()
 
 
+def past(trial: Trial) -> None:
+    """How a trained trial came about, from its own record."""
+    record, whole = figures.course(trial.history), float_evaluation(study)
+    with st.grid(2, min_column_width=380):
+        loss = figures.loss_curve(record, unit="epoch")
+        st.plotly_chart(loss, key="loss", alt="Training loss by epoch")
+        accuracy = figures.accuracy_by_epoch(record, whole=whole.top1 if whole else None)
+        st.plotly_chart(accuracy, key="accuracy", alt="Validation accuracy by epoch")
+
+
+def progress(study: Study, trial: Trial) -> None:
+    """The refinement of a trial that runs now, else the last one."""
+    refinements = jobs_of(study, trial)
+    if not refinements:
+        st.caption("No refinement of this trial has run yet; its curves appear here.")
+        return
+    st.subheader("Progress")
+    shown = next((job for job in refinements if job.alive), refinements[0])
+    st.fragment(watch, run_every=1.0 if shown.alive else None)(study, trial, shown)
+
+
 def name_of(trial: Trial) -> str:
     return f"{trial.title or trial.id} · {STAGE_NAMES[trial.stage]} · {trial.evaluation.top1:.1f} %"
 
@@ -150,12 +171,9 @@ chosen = st.selectbox(
 )
 st.query_params["trial"] = chosen
 trial = by_id[chosen]
-forms(study, trial)
-refinements = jobs_of(study, trial)
-if not refinements:
-    st.caption("No refinement of this trial has run yet; its curves appear here.")
+if trial.stage == "qat":
+    st.info("This trial is trained already. Refine the one it came from, with more epochs.", icon=":material/info:")
+    past(trial)
 else:
-    st.subheader("Progress")
-    alive = [job for job in refinements if job.alive]
-    shown = (alive or refinements)[0]
-    st.fragment(watch, run_every=1.0 if shown.alive else None)(study, trial, shown)
+    forms(study, trial)
+    progress(study, trial)

@@ -8,44 +8,53 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from lampq_engine.figures.style import BLUE, GREY, VERMILION, figure
+from lampq_engine.figures.style import BLUE, GREY, SKY, VERMILION, figure
 
 
 @dataclass(frozen=True)
 class Course:
-    """The course of a training: `(step, loss)` pairs and `(epoch, top1, low, high)` rows, in percent."""
+    """The course of a training: loss by step, its mean over each epoch, accuracy after each epoch in percent."""
 
-    losses: tuple[tuple[float, float], ...]
-    accuracies: tuple[tuple[float, float, float, float], ...]
+    losses: tuple[tuple[float, float], ...]  # (step, loss)
+    means: tuple[tuple[float, float], ...]  # (step or epoch, mean loss)
+    accuracies: tuple[tuple[float, float, float, float], ...]  # (epoch, top1, low, high)
 
 
 def course(events: Sequence[Mapping[str, Any]]) -> Course:
-    """Read the course of a training from journal events or from a trial's history."""
+    """Read the course of a training from a job's journal or from a trial's history; what comes later counts."""
     losses: dict[float, float] = {}
+    means: dict[float, float] = {}
     accuracies: dict[float, tuple[float, float, float, float]] = {}
     for event in events:
-        step = event.get("done", event.get("epoch"))
-        if event.get("loss") is not None and step is not None:
-            losses[float(step)] = float(event["loss"])
-        if event.get("top1") is not None and event.get("epoch") is not None:
-            top1 = float(event["top1"])
-            low, high = float(event.get("low") or top1), float(event.get("high") or top1)
-            accuracies[float(event["epoch"])] = (float(event["epoch"]), top1, low, high)
-    return Course(tuple(sorted(losses.items())), tuple(sorted(accuracies.values())))
+        epoch, loss, top1 = event.get("epoch"), event.get("loss"), event.get("top1")
+        if epoch is None or loss is None:
+            continue
+        step = float(event.get("done", epoch))
+        (losses if top1 is None else means)[step] = float(loss)
+        if top1 is not None:
+            low, high = event.get("low"), event.get("high")
+            edges = (float(top1 if low is None else low), float(top1 if high is None else high))
+            accuracies[float(epoch)] = (float(epoch), float(top1), *edges)
+    return Course(tuple(sorted(losses.items())), tuple(sorted(means.items())), tuple(sorted(accuracies.values())))
 
 
 def loss_curve(record: Course, *, unit: str = "step") -> go.Figure:
-    """Training loss against steps (or epochs), as far as it has come."""
+    """Training loss by step and its mean over each epoch, as far as it has come."""
     fig = figure(300, title="Training loss", showlegend=False)
-    fig.add_trace(
-        go.Scatter(
-            x=[step for step, _ in record.losses],
-            y=[loss for _, loss in record.losses],
-            mode="lines" if len(record.losses) > 1 else "markers",
-            line={"color": BLUE, "width": 2},
-            hovertemplate=f"{unit} " + "%{x}: %{y:.4f}<extra></extra>",
+    for rows, mode, color, name in (
+        (record.losses, "lines", SKY, unit),
+        (record.means, "lines+markers", BLUE, f"mean of the epoch up to {unit}"),
+    ):
+        fig.add_trace(
+            go.Scatter(
+                x=[at for at, _ in rows],
+                y=[loss for _, loss in rows],
+                mode=mode,
+                line={"color": color, "width": 2},
+                name=name,
+                hovertemplate=f"{name} " + "%{x}: %{y:.4f}<extra></extra>",
+            )
         )
-    )
     fig.update_xaxes(title={"text": unit, "standoff": 12}, rangemode="tozero")
     return fig.update_yaxes(title={"text": "loss (nats)"}, rangemode="tozero")
 
