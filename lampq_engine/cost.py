@@ -8,7 +8,7 @@ from functools import cached_property
 
 from lampq_engine.types import FLOAT_BITS, Bits, Cost, Layer, in_mean
 
-SCALE_BYTES = 5  # per output channel of a quantized weight: a float32 scale and a uint8 zero point
+SCALE_BYTES = 6  # per output channel of a quantized weight: a float32 scale and an int16 zero point
 INPUT_BYTES = 8  # per quantized input: a float32 scale and a float32 zero point
 
 

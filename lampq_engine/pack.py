@@ -160,9 +160,17 @@ def _build(plan: Mapping[str, Any]) -> nn.Module:
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     overlay = {k: tuple(v) if isinstance(v, list) else v for k, v in plan["config"].items()}
     model = timm.create_model(plan["architecture"], pretrained=False, pretrained_cfg_overlay=overlay, **arguments)
-    size = overlay.get("input_size", (3, 224, 224))
-    route_matmuls_(model, torch.zeros(1, *size))
+    channels, *size = overlay.get("input_size", (3, 224, 224))
+    size = _sides(arguments.get("img_size"), size)
+    route_matmuls_(model, torch.zeros(1, channels, *size))
     return model
+
+
+def _sides(asked: Any, otherwise: Sequence[int]) -> Sequence[int]:
+    """Height and width of the images a model was built for: an `img_size` argument overrides its configuration."""
+    if asked is None:
+        return otherwise
+    return (asked, asked) if isinstance(asked, int) else asked
 
 
 def _fill_(model: nn.Module, table: Sequence[Sequence[Any]], tensors: dict[str, Tensor]) -> None:

@@ -35,14 +35,14 @@ class Quantized(nn.Module):
         rounded = tuple(q(x) for q, x in zip(self.input_quantizers, inputs, strict=True))
         changed = {} if self.weight_quantizer is None else {"weight": self.weight_quantizer(self.op.weight)}
         if self.shift is not None:
-            changed["bias"] = self.op.bias + self.shift
+            changed["bias"] = self.op.get_parameter("bias") + self.shift
         return functional_call(self.op, changed, rounded) if changed else self.op(*rounded)
 
     def settle_(self) -> None:
         """Make the corrected bias the bias."""
         if self.shift is not None:
             with torch.no_grad():
-                self.op.bias.add_(self.shift)
+                self.op.get_parameter("bias").add_(self.shift)
             self.shift = None
 
     @property

@@ -138,7 +138,7 @@ class Trial:
     predicted_megabytes: float = 0.0  # what the cost model said before the file was written
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    history: tuple[Mapping[str, float], ...] = ()  # one record per epoch or per accepted bit update
+    history: tuple[Mapping[str, Any], ...] = ()  # one record per epoch or per accepted bit update
     path: Path = Path()
 
     @property

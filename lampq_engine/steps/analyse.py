@@ -138,11 +138,11 @@ def _traces(study: Study, loaded: Loaded, spec: SensitivitySpec, report: Report)
     """Per-image traces, kept in the study for standard errors and resampling."""
     key = key_of(loaded.key, spec.fisher, spec.seed)
     path = study.path / "sensitivity" / f"traces-{key}.safetensors"
-    names = {layer.name for layer in loaded.layers if layer.weights}
+    names = [layer.name for layer in loaded.layers if layer.weights]
     try:
         found: dict[str, Tensor] = load_file(path)
-        if set(found) == names:
-            return found
+        if set(found) == set(names):
+            return {name: found[name] for name in names}
     except Exception:
         pass
     traces = fisher_traces(

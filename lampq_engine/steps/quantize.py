@@ -17,7 +17,7 @@ from lampq_engine.pack import write_packed
 from lampq_engine.plain import to_plain
 from lampq_engine.quantize import quantize_
 from lampq_engine.recipe import Budgets, Recipe, SensitivitySpec
-from lampq_engine.solve import solve
+from lampq_engine.solve import check_recipe, solve
 from lampq_engine.steps.analyse import analyse
 from lampq_engine.steps.loaded import Loaded, float_logits, versions
 from lampq_engine.store import Study, Trial, write_trial
@@ -57,6 +57,7 @@ def quantize(
 ) -> Trial:
     """Solve, quantize, measure on the validation images, pack; an equal trial that is there already is returned."""
     loaded = loaded or analyse(study, spec=_spec_of(recipe), harm=recipe.sensitivity.metric == "harm", report=report)
+    check_recipe(study, recipe)
     recipe = realised(study, recipe, loaded)
     allocation = solve(study, recipe)
     name = trial_id(recipe, to_plain(dict(allocation.bits)))
@@ -156,11 +157,18 @@ def control_recipes(recipe: Recipe, widths: Sequence[int] = UNIFORM_WIDTHS) -> l
     return found
 
 
-def run_controls(study: Study, recipe: Recipe, *, loaded: Loaded | None = None, report: Report = silent) -> list[Trial]:
+def run_controls(
+    study: Study,
+    recipe: Recipe,
+    *,
+    widths: Sequence[int] = UNIFORM_WIDTHS,
+    loaded: Loaded | None = None,
+    report: Report = silent,
+) -> list[Trial]:
     """Quantize and measure every control of a recipe."""
     loaded = loaded or analyse(study, spec=_spec_of(recipe), harm=False, report=report)
     trials = []
-    recipes = control_recipes(recipe)
+    recipes = control_recipes(recipe, widths)
     for done, (control, one) in enumerate(recipes):
         trials.append(quantize(study, one, control=control, loaded=loaded, report=report))
         report("controls", done + 1, len(recipes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from lampq_engine.steps.loaded import Loaded, float_logits
 from lampq_engine.steps.quantize import build, finished, measure, trial_id
 from lampq_engine.store import Study, Trial
 from lampq_engine.types import Bits
-from lampq_engine.update import Measured, update_bits
+from lampq_engine.update import Measured, Step, update_bits
 
 
 @torch.no_grad()
@@ -129,4 +129,20 @@ def updated(
         measure=measure_state,
         report=report,
     )
-    return final, [{k: v for k, v in to_plain(asdict(step)).items() if k != "bits"} for step in steps]
+    return final, [_record(step) for step in steps]
+
+
+def _record(step: Step) -> dict[str, Any]:
+    """One tried pair as a plain record: who traded, what was expected, what was measured."""
+    return {
+        "up": step.up,
+        "down": step.down,
+        "gain": step.gain,
+        "degradation": step.degradation,
+        "accepted": step.accepted,
+        "top1_before": step.before.top1,
+        "top1": step.after.top1,
+        "loss_before": step.before.loss,
+        "loss": step.after.loss,
+        "mean_bits": step.mean_bits,
+    }
