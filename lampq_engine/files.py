@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from lampq_engine.errors import InputError
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; a full disk leaves what was there and raises `InputError`."""
-    temporary = ""
+    # not `tempfile`, whose files nobody but their owner may read
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -191,6 +191,26 @@ def quantize_(
         model.set_submodule(name, module)
 
 
+@torch.no_grad()
+def refit_(
+    model: nn.Module, layers: Sequence[Layer], bits: Mapping[str, Bits], images: Tensor, spec: QuantizationSpec
+) -> None:
+    """Give some layers of a quantized model new widths, fitted on their weights and inputs as these are now."""
+    chosen = {layer.name: layer for layer in layers if layer.name in bits}
+    wrapped: dict[str, Quantized] = {}
+
+    def see(name: str, inputs: tuple[Tensor, ...]) -> None:
+        op = model.get_submodule(name)
+        assert isinstance(op, Quantized)
+        wrapped[name] = wrap(op.op, chosen[name], bits[name], inputs, spec)
+
+    with watch_inputs(model, list(chosen), see):
+        model(images)
+    for name, module in wrapped.items():
+        module.settle_()
+        model.set_submodule(name, module)
+
+
 @contextmanager
 def alone(model: nn.Module, name: str, module: Quantized) -> Iterator[None]:
     """The model with one layer quantized and everything else in float, for a while."""

@@ -167,6 +167,20 @@ def test_finetune_improves_on_ptq_and_is_a_trial(analysed: tuple[Study, steps.Lo
         steps.finetune(study, trained, training=training, loaded=loaded)
 
 
+def test_training_alternates_with_bit_updates(analysed: tuple[Study, steps.Loaded]) -> None:
+    study, loaded = analysed
+    trial = steps.quantize(study, RECIPE, loaded=loaded)
+    seen: list[str] = []
+    training = TrainingSpec(epochs=2, images=64, batch=32, update_every=1)
+    trained = steps.finetune(
+        study, trial, training=training, loaded=loaded, report=lambda stage, *_, **__: seen.append(stage)
+    )
+    assert "update" in seen
+    assert trained.allocation.cost.mean_bits <= trial.allocation.cost.mean_bits + 1e-9
+    found = steps.verify(trained.packed, study.data)
+    assert found.evaluation.loss == pytest.approx(trained.evaluation.loss, abs=1e-5)
+
+
 def test_recipe_of_another_model_is_refused(analysed: tuple[Study, steps.Loaded]) -> None:
     study, loaded = analysed
     before = sorted(p.name for p in (study.path / "trials").iterdir())

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
 from lampq_engine.allocate import given
 from lampq_engine.data import Images, load_dataset
 from lampq_engine.errors import InputError
+from lampq_engine.evaluate import evaluate
 from lampq_engine.files import key_of
 from lampq_engine.finetune import finetune_
 from lampq_engine.journal import Report, silent
 from lampq_engine.models import preprocessing
 from lampq_engine.plain import to_plain
-from lampq_engine.quantize import quantized_layers
-from lampq_engine.recipe import TrainingSpec
+from lampq_engine.quantize import quantized_layers, refit_
+from lampq_engine.recipe import Recipe, TrainingSpec
 from lampq_engine.solve import metric_of
 from lampq_engine.steps.analyse import analyse
 from lampq_engine.steps.loaded import Loaded, float_logits
 from lampq_engine.steps.quantize import build, finished, measure, trial_id
+from lampq_engine.steps.refine import reconstruction_errors
 from lampq_engine.store import Study, Trial
-from lampq_engine.types import Bits
+from lampq_engine.types import FLOAT_BITS, Bits
+from lampq_engine.update import Measured, update_bits
 
 
 def training_images(study: Study, loaded: Loaded, limit: int) -> Images:
@@ -72,6 +76,7 @@ def finetune(
         folder=study.path / "trials" / name,
         key=key_of(loaded.key, images.hash, to_plain(recipe)),
         report=report,
+        on_epoch=lambda epoch: trade_bits_(model, study, loaded, recipe, trial.allocation.bits, report=report),
     )
     bits = bits_of(model, trial.allocation.bits)
     return measure(
@@ -95,13 +100,47 @@ def finetune(
     )
 
 
-def bits_of(model: nn.Module, bits: Any) -> dict[str, Bits]:
+def trade_bits_(
+    model: nn.Module, study: Study, loaded: Loaded, recipe: Recipe, bits: Mapping[str, Bits], *, report: Report
+) -> None:
+    """Let one pair of layers of a model in training trade a bit if accuracy on the calibration images rises.
+
+    The two layers' quantizers are fitted anew on the weights as trained so far (our choice); all others stay.
+    """
+    now = bits_of(model, bits)
+    images = loaded.calibration(recipe.quantization.images)
+    tried: dict[str, nn.Module] = {}
+
+    def measure_state(state: Mapping[str, Bits]) -> Measured:
+        changed = {name: pair for name, pair in state.items() if pair != now[name]}
+        other = copy.deepcopy(model).eval()
+        refit_(other, loaded.layers, changed, images, recipe.quantization)
+        tried[key_of(to_plain(dict(state)))] = other
+        found = evaluate(other, loaded.data.calibration, split="calibration")
+        return Measured(reconstruction_errors(loaded.model, other, images), found.top1, found.loss)
+
+    final, _, _ = update_bits(
+        now,
+        costs=loaded.costs,
+        spec=recipe.allocation,
+        update=replace(recipe.update, steps=1, patience=0),
+        limits=recipe.allocation.budgets,
+        measure=measure_state,
+        report=report,
+    )
+    best = tried[key_of(to_plain(dict(final)))]
+    for name in (name for name, pair in final.items() if pair != now[name]):
+        model.set_submodule(name, best.get_submodule(name))
+
+
+def bits_of(model: nn.Module, bits: Mapping[str, Bits]) -> dict[str, Bits]:
     """The widths that a quantized model really has; layers that are not wrapped keep theirs."""
     found = dict(bits)
     for name, module in quantized_layers(model).items():
-        widths = [getattr(q, "bits", 32) for q in module.input_quantizers]
-        if module.weight_quantizer is not None:
-            found[name] = Bits(module.weight_quantizer.bits, widths[0])
-        elif len(widths) == 2:
+        widths = [getattr(q, "bits", FLOAT_BITS) for q in module.input_quantizers]
+        if len(widths) == 2:
             found[name] = Bits(widths[1], widths[0])
+        else:
+            quantizer = module.weight_quantizer
+            found[name] = Bits(FLOAT_BITS if quantizer is None else quantizer.bits, widths[0])
     return found
