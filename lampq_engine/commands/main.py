@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import os
 import signal
@@ -21,6 +23,11 @@ from lampq_engine.journal import Journal
 from lampq_engine.store import studies_root
 
 BAD_INPUT, DEFECT, CANCELLED = 2, 1, 130
+# What a person can mend; any other failure of the system is a defect.
+MENDABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+}
 
 
 class Cancelled(BaseException):
@@ -39,22 +46,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 journal.emit("started", arguments=sys.argv[1:])
                 result = options.run(options, journal)
         except InputError as error:
-            journal.emit("failed", message=str(error))
-            print(f"error: {error}", file=sys.stderr)
-            return BAD_INPUT
+            return _refused(error, journal)
         except Cancelled:
             journal.emit("cancelled", message="Cancelled; what was finished is kept, and resuming goes on from it.")
             print("cancelled", file=sys.stderr)
             return CANCELLED
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in MENDABLE:
+                return _refused(_mendable(error), journal)
             journal.emit(
                 "failed", message=f"A defect of the engine, not of your input: {type(error).__name__}: {error}"
             )
             traceback.print_exc()
             return DEFECT
-        write(json.dumps(finite(result.plain), indent=1) if options.json else result.text)
+        with contextlib.suppress(BrokenPipeError):  # whoever read it has read enough
+            write(json.dumps(finite(result.plain), indent=1) if options.json else result.text)
         journal.emit("finished", trial=result.trial, message=result.text.split("\n")[0][:200])
     return 0
+
+
+def _refused(error: InputError, journal: Journal) -> int:
+    journal.emit("failed", message=str(error))
+    print(f"error: {error}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _mendable(error: OSError) -> InputError:
+    place = error.filename or "A file"
+    return InputError(
+        f"{place} cannot be read or written: {error.strerror}",
+        expected="a place that may be read and written, with room",
+        todo="Check the path, its permissions and the free space; nothing that was there is lost",
+    )
 
 
 @contextmanager
@@ -88,7 +111,8 @@ def _stdout_kept() -> Iterator[Callable[[str], None]]:
     os.dup2(2, 1)
 
     def write(text: str) -> None:
-        os.write(kept, (text.rstrip() + "\n").encode())
+        with open(kept, "w", encoding="utf-8", closefd=False) as out:
+            out.write(text.rstrip() + "\n")
 
     try:
         yield write

@@ -51,7 +51,6 @@ def parser() -> argparse.ArgumentParser:
     _study(one)
     _recipe(one)
     one.add_argument("--title", default="", help="name of the trial for people")
-    one.add_argument("--control", default="", help=argparse.SUPPRESS)
     one = command("controls", "uniform, random and inverted trials at a recipe's budget", device=True)
     _study(one)
     _recipe(one)

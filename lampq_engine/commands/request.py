@@ -86,9 +86,9 @@ def widths(text: str) -> Bits:
     """`4/8`, or `4` for both, as widths."""
     try:
         parts = [int(part) for part in text.split("/")]
-        weights, activations = parts if len(parts) == 2 else (parts[0], parts[0])
+        weights, activations = parts * 2 if len(parts) == 1 else parts
         Menu((weights,), (activations,))
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise InputError(
             f"{text!r} is not a pair of widths", expected="W/A, such as 4/8, from 1 to 8 or 32 for float"
         ) from error
@@ -109,7 +109,7 @@ def menu_of(text: str) -> tuple[Any, Menu]:
         raise InputError(f"{kind!r} is not a kind of layer", expected="one of " + ", ".join(KINDS))
     try:
         sides = [tuple(int(b) for b in side.split(",")) for side in rest.split("/")]
-        weights, activations = sides if len(sides) == 2 else (sides[0], sides[0])
+        weights, activations = sides * 2 if len(sides) == 1 else sides
     except ValueError as error:
         raise InputError(f"{text!r} is not a menu", expected="KIND=WIDTHS, such as qkv=2,4,8 or patch=4/8") from error
     return kind, Menu(weights, activations)

@@ -3,46 +3,51 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lampq_engine import jobs as job_store
 from lampq_engine.allocate import Program
 from lampq_engine.commands.request import data_spec, model_spec, recipe_of, settings
+from lampq_engine.commands.rows import Result, study_row, trial_result, trial_row
 from lampq_engine.commands.text import allocation_text, evaluation_text, table
 from lampq_engine.errors import InputError
 from lampq_engine.files import write_bytes
 from lampq_engine.journal import Report
 from lampq_engine.plain import to_plain
 from lampq_engine.recipe import Recipe, SensitivitySpec, TrainingSpec, UpdateSpec, to_toml
-from lampq_engine.store import Study, Trial, create_study, list_studies, open_study
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command has to say: text for people, plain data for programs, the trial it made."""
-
-    text: str
-    plain: Any
-    trial: str = ""
+from lampq_engine.store import Study, create_study, discard_empty, list_studies, open_study
 
 
 def studies(options: argparse.Namespace, report: Report) -> Result:
-    rows = [
-        {"study": s.name, "model": s.model.name, "data": s.data.source, "trials": len(s.trials())}
-        for s in list_studies()
-    ]
-    return Result(table(rows) or "no studies yet; make one with `analyse`", rows)
+    rows = [study_row(study) for study in list_studies()]
+    shown = [{name: value for name, value in row.items() if name != "problem"} for row in rows]
+    problems = [row["problem"] for row in rows if "problem" in row]
+    return Result("\n".join([table(shown) or "no studies yet; make one with `analyse`", *problems]), rows)
+
+
+@contextmanager
+def _created(recipe: Recipe, name: str = "") -> Iterator[Study]:
+    """The study of a recipe; one made here is taken away again if its model or its data turn out to be of no use."""
+    before = {study.name for study in list_studies()}
+    study = create_study(recipe, name=name)
+    try:
+        yield study
+    except Exception:
+        if study.name not in before:
+            discard_empty(study)
+        raise
 
 
 def analyse(options: argparse.Namespace, report: Report) -> Result:
     from lampq_engine.steps import analyse as step
 
-    study = create_study(Recipe(model=model_spec(options), data=data_spec(options)), name=options.study)
     spec = settings(SensitivitySpec(), options)
-    loaded = step(study, spec=spec, harm=not options.no_harm, report=report)
+    with _created(Recipe(model=model_spec(options), data=data_spec(options)), options.study) as study:
+        loaded = step(study, spec=spec, harm=not options.no_harm, report=report)
     found = study.float_evaluation
     lines = [f"study {study.name}: {len(loaded.layers)} layers, float {evaluation_text(found)}"]
     lines += [f"skipped {text}" for text in loaded.data.skipped]
@@ -70,6 +75,8 @@ def frontier(options: argparse.Namespace, report: Report) -> Result:
     from lampq_engine.frontier import frontier as curve
     from lampq_engine.solve import check_recipe, metric_of
 
+    if options.points < 2:
+        raise InputError(f"--points is {options.points}", expected="2 or more, the two ends of the range")
     study, recipe = _request(options)
     check_recipe(study, recipe)
     metric = metric_of(study, recipe)
@@ -92,7 +99,7 @@ def quantize(options: argparse.Namespace, report: Report) -> Result:
     from lampq_engine.steps import quantize as step
 
     study, recipe = _request(options)
-    return _trial_result(step(study, recipe, title=options.title, control=options.control, report=report), study)
+    return trial_result(step(study, recipe, title=options.title, report=report), study)
 
 
 def controls(options: argparse.Namespace, report: Report) -> Result:
@@ -109,7 +116,7 @@ def refine(options: argparse.Namespace, report: Report) -> Result:
 
     study = open_study(options.study)
     update = settings(UpdateSpec(steps=10), options)
-    return _trial_result(step(study, study.trial(options.trial), update=update, report=report), study)
+    return trial_result(step(study, study.trial(options.trial), update=update, report=report), study)
 
 
 def finetune(options: argparse.Namespace, report: Report) -> Result:
@@ -117,27 +124,24 @@ def finetune(options: argparse.Namespace, report: Report) -> Result:
 
     study = open_study(options.study)
     training = settings(TrainingSpec(epochs=10), options)
-    return _trial_result(step(study, study.trial(options.trial), training=training, report=report), study)
+    return trial_result(step(study, study.trial(options.trial), training=training, report=report), study)
 
 
 def run(options: argparse.Namespace, report: Report) -> Result:
     from lampq_engine import steps
 
     recipe = recipe_of(options.file)
-    study = (
-        open_study(options.study)
-        if options.study
-        else create_study(replace(recipe, model=replace(recipe.model, hash="")))
-    )
     harm = recipe.sensitivity.metric == "harm"
-    loaded = steps.analyse(study, spec=replace(recipe.sensitivity, metric="lampq"), harm=harm, report=report)
+    any_weights = replace(recipe, model=replace(recipe.model, hash=""))
+    with nullcontext(open_study(options.study)) if options.study else _created(any_weights) as study:
+        loaded = steps.analyse(study, spec=replace(recipe.sensitivity, metric="lampq"), harm=harm, report=report)
     plain = replace(recipe, update=UpdateSpec(), training=TrainingSpec())
     trial = steps.quantize(study, plain, title=recipe.title, loaded=loaded, report=report)
     if recipe.update.steps:
         trial = steps.refine(study, trial, update=recipe.update, loaded=loaded, report=report)
     if recipe.training.epochs:
         trial = steps.finetune(study, trial, training=recipe.training, loaded=loaded, report=report)
-    return _trial_result(trial, study)
+    return trial_result(trial, study)
 
 
 def compare(options: argparse.Namespace, report: Report) -> Result:
@@ -163,7 +167,8 @@ def export(options: argparse.Namespace, report: Report) -> Result:
         raise InputError(f"The trial {trial.id} has no packed file", todo="Run it again")
     folder = Path(options.to)
     folder.mkdir(parents=True, exist_ok=True)
-    packed = shutil.copyfile(trial.packed, folder / f"{study.name}-{trial.id}.safetensors")
+    packed = folder / f"{study.name}-{trial.id}.safetensors"
+    write_bytes(packed, trial.packed.read_bytes())
     recipe = folder / f"{study.name}-{trial.id}.toml"
     write_bytes(recipe, to_toml(trial.recipe).encode())
     return Result(f"{packed}\n{recipe}", {"packed": str(packed), "recipe": str(recipe)})
@@ -199,46 +204,3 @@ def resume(options: argparse.Namespace, report: Report) -> Result:
 
 def _request(options: argparse.Namespace) -> tuple[Study, Recipe]:
     return open_study(options.study), recipe_of(options.recipe, options)
-
-
-def trial_row(trial: Trial, study: Study) -> dict[str, Any]:
-    """One line of a comparison: what was measured, how far from float, at what cost."""
-    found, cost = trial.evaluation, trial.allocation.cost
-    low, high = found.interval
-    return {
-        "trial": trial.id,
-        "title": trial.title,
-        "stage": trial.stage,
-        "top1": found.top1,
-        "low": low,
-        "high": high,
-        "drop": study.float_evaluation.top1 - found.top1,
-        "images": found.images,
-        "kl": found.kl,
-        "mean_bits": cost.mean_bits,
-        "megabytes": cost.megabytes,
-        "gbops": cost.gbops,
-        "control": trial.control,
-    }
-
-
-def _trial_result(trial: Trial, study: Study) -> Result:
-    row = trial_row(trial, study)
-    text = (
-        f"trial {trial.id} ({trial.title}): {evaluation_text(trial.evaluation)}, {row['drop']:.2f} points below "
-        f"float, {row['mean_bits']:.3f} mean bits, {row['megabytes']:.4f} MB, {row['gbops']:.4f} GBOPs"
-    )
-    return Result(
-        text,
-        {
-            **row,
-            "predicted_megabytes": trial.predicted_megabytes,
-            "bits": to_plain(dict(trial.allocation.bits)),
-            "solution": to_plain(trial.allocation.solution),
-            "seconds": trial.seconds,
-            "device": trial.device,
-            "versions": dict(trial.versions),
-            "history": list(trial.history),
-        },
-        trial.id,
-    )

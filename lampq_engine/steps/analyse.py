@@ -16,6 +16,7 @@ from lampq_engine.files import key_of, once, write_bytes, write_json
 from lampq_engine.journal import Report, silent
 from lampq_engine.plain import to_plain
 from lampq_engine.recipe import QuantizationSpec, SensitivitySpec
+from lampq_engine.records import sensitivity_plain
 from lampq_engine.sensitivity import (
     TypeFactor,
     fisher_sensitivity,
@@ -26,7 +27,7 @@ from lampq_engine.sensitivity import (
 )
 from lampq_engine.sensitivity.fisher import PAIRS
 from lampq_engine.steps.loaded import Loaded, float_logits, load, versions
-from lampq_engine.store import Study, sensitivity_plain
+from lampq_engine.store import Study
 from lampq_engine.types import Bits, Sensitivity
 
 HARM_WIDTHS = (2, 3, 4, 5, 6, 7, 8)

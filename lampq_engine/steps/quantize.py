@@ -51,7 +51,6 @@ def quantize(
     recipe: Recipe,
     *,
     title: str = "",
-    control: str = "",
     loaded: Loaded | None = None,
     report: Report = silent,
 ) -> Trial:
@@ -79,7 +78,7 @@ def quantize(
             allocation=allocation,
             evaluation=study.float_evaluation,
             created=time.time(),
-            control=control,
+            control=control_of(recipe),
         ),
         start=start,
         report=report,
@@ -120,6 +119,14 @@ def measure(
     return write_trial(study, done)
 
 
+def control_of(recipe: Recipe) -> str:
+    """Which control a recipe is, if it is one."""
+    if recipe.allocation.solver == "uniform":
+        return "uniform"
+    carries_nothing = recipe.allocation.solver == "ilp" and recipe.sensitivity.metric in ("random", "inverted")
+    return recipe.sensitivity.metric if carries_nothing else ""
+
+
 def describe(recipe: Recipe, allocation: Allocation) -> str:
     """A title that says metric and budget."""
     spec = recipe.allocation
@@ -144,16 +151,16 @@ def describe(recipe: Recipe, allocation: Allocation) -> str:
     return f"{names[recipe.sensitivity.metric]} at {budgets or 'no budget'}"
 
 
-def control_recipes(recipe: Recipe, widths: Sequence[int] = UNIFORM_WIDTHS) -> list[tuple[str, Recipe]]:
+def control_recipes(recipe: Recipe, widths: Sequence[int] = UNIFORM_WIDTHS) -> list[Recipe]:
     """The controls of a recipe: uniform widths, and random and inverted scores at its own budget."""
     spec = recipe.allocation
     found = []
     for width in widths:
         uniform = replace(spec, solver="uniform", uniform=Bits(width, width), pins={}, bits={}, budgets=Budgets())
-        found.append(("uniform", replace(recipe, allocation=uniform)))
+        found.append(replace(recipe, allocation=uniform))
     if spec.solver == "ilp" and spec.budgets.given():
         for metric in ("random", "inverted"):
-            found.append((metric, replace(recipe, sensitivity=replace(recipe.sensitivity, metric=metric))))
+            found.append(replace(recipe, sensitivity=replace(recipe.sensitivity, metric=metric)))
     return found
 
 
@@ -169,7 +176,7 @@ def run_controls(
     loaded = loaded or analyse(study, spec=_spec_of(recipe), harm=False, report=report)
     trials = []
     recipes = control_recipes(recipe, widths)
-    for done, (control, one) in enumerate(recipes):
-        trials.append(quantize(study, one, control=control, loaded=loaded, report=report))
+    for done, one in enumerate(recipes):
+        trials.append(quantize(study, one, loaded=loaded, report=report))
         report("controls", done + 1, len(recipes))
     return trials
