@@ -49,8 +49,10 @@ def progress_panel(study: Study) -> None:
             badge(status)
             st.space("stretch")
             buttons(study, job, status, where="panel")
-        if status.ended:
-            st.error(status.message or "The analysis ended before it was complete; resume it to go on.")
+        if status.state == "failed":
+            st.error(status.message, icon=":material/error:")
+        elif status.ended:
+            st.info(status.message or "It stopped before it was complete; resume it to go on.")
         else:
             bar(status)
         done = [f":green[:material/check:] {text}" for name, text in STEPS.items() if study.has(name)]
@@ -225,14 +227,17 @@ running = any(job.alive for job in jobs.list_jobs(study))
 
 st.title("Study")
 st.caption(f"Model **{study.model.name}** on images **{study.data.source}**")
-for sentence in study.damaged():
-    st.warning(sentence, icon=":material/healing:")
-st.fragment(progress_panel, run_every=1.0 if running else None)(study)
+with st.container():  # of their own, so that what comes and goes in them moves no other element's place
+    for sentence in study.damaged():
+        st.warning(sentence, icon=":material/healing:")
+with st.container():
+    st.fragment(progress_panel, run_every=1.0 if running else None)(study)
 facts(study)
 st.subheader("Sensitivity", help="How much the model suffers when a layer gets fewer bits; bright is worse.")
-heatmaps(study, running)
+with st.container():
+    heatmaps(study, running)
 
-tabs = st.tabs(["Jobs", "Start another study", "Provenance"])
+tabs = st.tabs(["Jobs", "Start another study", "Provenance"], key="study-tabs", on_change="rerun")
 with tabs[0]:
     st.fragment(job_list, run_every=1.0 if running else None)(study)
 with tabs[1]:

@@ -104,7 +104,7 @@ def accuracy_curve(trials: Sequence[Trial], whole: Evaluation | None, cost: Cost
     ring = [point for point in points if point.name == marked]
     if ring:
         _add_ring(fig, ring)
-    fig.update_xaxes(title={"text": COST_AXES[cost], "standoff": 12}, rangemode="tozero", automargin=True)
+    fig.update_xaxes(title={"text": COST_AXES[cost], "standoff": 12}, automargin=True)
     return fig.update_yaxes(title={"text": "top-1 accuracy (%)"}, range=_window(points, whole))
 
 
