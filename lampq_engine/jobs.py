@@ -37,6 +37,14 @@ class Job:
         """`title`, `arguments` (of `python -m lampq_engine`), `created`, `pid`."""
         return read_json(self.path / "job.json")
 
+    @property
+    def whole(self) -> bool:
+        """Whether its record can be read."""
+        try:
+            return {"title", "arguments", "created", "pid"} <= self.info.keys()
+        except (InputError, AttributeError):
+            return False
+
     def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """The journal from `offset` on, and the next offset."""
         return read_events(self.path / "events.jsonl", offset)
@@ -157,14 +165,15 @@ def resume(study: Study, job: Job) -> Job:
 
 
 def list_jobs(study: Study) -> list[Job]:
-    """Every job of a study, newest first."""
-    return [Job(p.parent) for p in sorted((study.path / "jobs").glob("*/job.json"), reverse=True)]
+    """Every job of a study, newest first; one whose record is damaged is left out (see `Study.damaged`)."""
+    found = (Job(path.parent) for path in sorted((study.path / "jobs").glob("*/job.json"), reverse=True))
+    return [job for job in found if job.whole]
 
 
 def open_job(study: Study, name: str) -> Job:
     """A job by id; `InputError` where there is none."""
     job = Job(study.path / "jobs" / safe_name(name, "job"))
-    if not (job.path / "job.json").is_file():
+    if not job.whole:
         raise InputError(f"The study {study.name!r} has no job {name!r}", todo="List its jobs with `jobs`")
     return job
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -39,8 +40,13 @@ class Journal:
         """Append one event; every line is whole once its newline is there."""
         if self.path is None:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time.time(), "event": event, **values}, default=float) + "\n")
+        line = json.dumps({"time": time.time(), "event": event, **values}, default=float) + "\n"
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise  # a full disk only costs the page its view of the progress
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -58,14 +64,14 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
             event = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict):
+        if isinstance(event, dict) and "event" in event:
             events.append(event)
     return events, offset + len(whole)
 
 
 def seconds_left(events: Sequence[Mapping[str, Any]], now: float | None = None) -> float | None:
     """Time left in the current stage, from its pace so far; None while there is too little to tell."""
-    progress = [e for e in events if e.get("event") == "progress"]
+    progress = [e for e in events if e.get("event") == "progress" and {"time", "stage", "done", "total"} <= e.keys()]
     if not progress:
         return None
     last = progress[-1]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
 from lampq_engine.files import key_of, read_json, safe_name, slug, write_bytes, write_json
-from lampq_engine.plain import to_plain
+from lampq_engine.plain import from_plain, to_plain
 from lampq_engine.recipe import DataSpec, ModelSpec, Recipe, from_toml, to_toml
-from lampq_engine.types import Allocation, Bits, Cell, Cost, Evaluation, Layer, Sensitivity, Solution
+from lampq_engine.records import allocation_of, costs_of, decoded, evaluation_of, sensitivity_of
+from lampq_engine.types import Allocation, Evaluation, Sensitivity
 
 FORMAT = 1
+Value = TypeVar("Value")
 
 
 def studies_root() -> Path:
@@ -37,30 +39,47 @@ class Study:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Model, data, device, versions, hashes, counts of images: what `study.json` holds."""
-        return read_json(self.path / "study.json")
+        """Model and data settings and the time it was made: what `study.json` holds."""
+        try:
+            return decoded(self.path / "study.json", lambda plain: dict(plain))
+        except InputError as error:
+            raise InputError(
+                error.wrong,
+                expected=error.expected,
+                todo=f"Delete this file and run `analyse --study {self.name}` with the same model and data; "
+                "everything else in the study stays",
+            ) from error
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Hashes, image counts, skipped images, seed, device and versions of the last analysis."""
-        return read_json(self.path / "analysis.json")
+        return decoded(self._measured("analysis.json"), lambda plain: dict(plain))
 
     @property
     def model(self) -> ModelSpec:
-        return ModelSpec(**self.info["model"])
+        return from_plain(ModelSpec, self.info.get("model"), f"{self.path / 'study.json'}: model")
 
     @property
     def data(self) -> DataSpec:
-        return DataSpec(**self.info["data"])
+        return from_plain(DataSpec, self.info.get("data"), f"{self.path / 'study.json'}: data")
 
-    def _value(self, name: str) -> Any:
-        record = read_json(self.path / name)
-        if isinstance(record, dict) and "value" in record:
-            return record["value"]
-        raise InputError(
-            f"{self.path / name} is damaged: it holds no value",
-            todo="Delete this file and run the command again; everything else in the study stays",
-        )
+    def _value(self, name: str, of: Callable[[Any], Value]) -> Value:
+        """What `of` makes of the value in one of the study's files."""
+
+        def value(record: Any) -> Value:
+            if not isinstance(record, dict) or "value" not in record:
+                raise ValueError("it holds no value")
+            return of(record["value"])
+
+        return decoded(self._measured(name), value)
+
+    def _measured(self, name: str) -> Path:
+        if not self.has(name):
+            raise InputError(
+                f"The study {self.name!r} is not analysed to the end: it has no {name}",
+                todo=f"Run `analyse --study {self.name}` with its model and data; what is there already is kept",
+            )
+        return self.path / name
 
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
@@ -68,17 +87,16 @@ class Study:
     @property
     def costs(self) -> CostModel:
         """The layers and what the packed file holds beside them."""
-        value = self._value("layers.json")
-        return CostModel(tuple(Layer(**{"block": None, **layer}) for layer in value["layers"]), value["fixed_bytes"])
+        return self._value("layers.json", costs_of)
 
     @property
     def bypassed(self) -> tuple[str, ...]:
         """Linear layers whose weights the model uses without calling them; they stay in float."""
-        return tuple(self._value("layers.json").get("bypassed", ()))
+        return self._value("layers.json", lambda value: tuple(value.get("bypassed", ())))
 
     @property
     def float_evaluation(self) -> Evaluation:
-        return evaluation_of(self._value("float.json"))
+        return self._value("float.json", evaluation_of)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -86,7 +104,7 @@ class Study:
         return tuple(sorted(p.stem for p in (self.path / "sensitivity").glob("*.json")))
 
     def sensitivity(self, metric: str) -> Sensitivity:
-        return sensitivity_of(self._value(f"sensitivity/{safe_name(metric, 'metric')}.json"))
+        return self._value(f"sensitivity/{safe_name(metric, 'metric')}.json", sensitivity_of)
 
     def trials(self) -> list[Trial]:
         """Every readable trial, oldest first; a damaged one is left out (see `damaged`)."""
@@ -100,19 +118,26 @@ class Study:
 
     def damaged(self) -> list[str]:
         """One sentence for each file of the study that cannot be read."""
-        sentences = []
-        for path in sorted(self.path.glob("*.json")) + sorted(self.path.glob("sensitivity/*.json")):
-            sentences += _complaint(lambda path=path: read_json(path))
-        for path in sorted((self.path / "trials").glob("*/trial.json")):
-            sentences += _complaint(lambda path=path: read_trial(path.parent))
-        return sentences
+        reads: list[Callable[[], object]] = [lambda: (self.model, self.data)]
+        if self.has("images.json"):
+            reads.append(lambda: read_json(self.path / "images.json"))
+        if self.has("analysis.json"):
+            reads.append(lambda: self.provenance)
+        if self.has("float.json"):
+            reads.append(lambda: self.float_evaluation)
+        if self.has("layers.json"):
+            reads.append(lambda: self.costs)
+        reads += [partial(self.sensitivity, metric) for metric in self.metrics]
+        reads += [partial(read_trial, path.parent) for path in sorted((self.path / "trials").glob("*/trial.json"))]
+        reads += [partial(read_json, path) for path in sorted((self.path / "jobs").glob("*/job.json"))]
+        return [sentence for read in reads for sentence in _complaint(read)]
 
     def trial(self, name: str) -> Trial:
         """One trial by id."""
         return read_trial(self.path / "trials" / safe_name(name, "trial"))
 
 
-def _complaint(read: Any) -> list[str]:
+def _complaint(read: Callable[[], object]) -> list[str]:
     try:
         read()
     except InputError as error:
@@ -193,6 +218,13 @@ def create_study(recipe: Recipe, root: Path | None = None, name: str = "") -> St
     return study
 
 
+def discard_empty(study: Study) -> None:
+    """Take away a study that holds nothing but its own settings; any other stays."""
+    if [path.name for path in study.path.iterdir()] == ["study.json"]:
+        (study.path / "study.json").unlink()
+        study.path.rmdir()
+
+
 def write_trial(study: Study, trial: Trial) -> Trial:
     """Write a trial's record and its recipe; the record last, so that a trial that can be read is whole."""
     path = study.path / "trials" / safe_name(trial.id, "trial")
@@ -223,36 +255,3 @@ def read_trial(path: Path) -> Trial:
             expected="a whole trial",
             todo="Delete the trial's folder and run it again",
         ) from error
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def evaluation_of(plain: Mapping[str, Any]) -> Evaluation:
-    numbers: dict[str, Any] = {k: v if k in ("images", "split") else _number(v) for k, v in plain.items()}
-    return Evaluation(**numbers)
-
-
-def allocation_of(plain: Mapping[str, Any]) -> Allocation:
-    bits = {name: Bits(*pair) for name, pair in plain["bits"].items()}
-    solution = dict(plain["solution"])
-    solution |= {k: _number(solution.get(k)) for k in ("harm", "bound", "gap", "milliseconds")}
-    solution["binding"] = tuple(solution.get("binding", ()))
-    return Allocation(bits, Cost(**plain["cost"]), Solution(**solution))
-
-
-def sensitivity_plain(table: Sensitivity) -> dict[str, Any]:
-    """A sensitivity as plain data, one row `[weight bits, activation bits, harm, error]` per cell."""
-    cells = {
-        name: [[b.weights, b.activations, c.harm, c.error] for b, c in row.items()] for name, row in table.cells.items()
-    }
-    plain = {k: to_plain(getattr(table, k)) for k in ("metric", "unit", "images", "raw", "raw_error", "notes")}
-    return {**plain, "cells": cells}
-
-
-def sensitivity_of(plain: Mapping[str, Any]) -> Sensitivity:
-    cells = {
-        name: {Bits(w, a): Cell(_number(h), _number(e)) for w, a, h, e in row} for name, row in plain["cells"].items()
-    }
-    return Sensitivity(**{**plain, "cells": cells})

@@ -12,7 +12,8 @@ from lampq_engine.cost import CostModel
 from lampq_engine.files import write_bytes, write_json
 from lampq_engine.plain import to_plain
 from lampq_engine.recipe import AllocationSpec, Budgets, Recipe
-from lampq_engine.store import Study, Trial, create_study, sensitivity_plain, write_trial
+from lampq_engine.records import sensitivity_plain
+from lampq_engine.store import Study, Trial, create_study, write_trial
 from lampq_engine.types import Allocation, Bits, Cell, Evaluation, Layer, Sensitivity
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)

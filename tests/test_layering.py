@@ -27,6 +27,7 @@ TORCH_FREE = [
     "files",
     "journal",
     "update",
+    "records",
     "store",
     "solve",
     "jobs",

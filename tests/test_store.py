@@ -13,6 +13,7 @@ from lampq_engine.errors import InputError
 from lampq_engine.files import write_json
 from lampq_engine.plain import to_plain
 from lampq_engine.recipe import AllocationSpec, DataSpec, ModelSpec, Recipe
+from lampq_engine.records import sensitivity_of, sensitivity_plain
 from lampq_engine.store import (
     Study,
     Trial,
@@ -20,8 +21,6 @@ from lampq_engine.store import (
     list_studies,
     open_study,
     read_trial,
-    sensitivity_of,
-    sensitivity_plain,
     studies_root,
     study_name,
     write_trial,
