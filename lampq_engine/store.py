@@ -14,7 +14,7 @@ from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
 from lampq_engine.files import key_of, read_json, safe_name, slug, write_bytes, write_json
 from lampq_engine.plain import from_plain, to_plain
-from lampq_engine.recipe import DataSpec, ModelSpec, Recipe, from_toml, to_toml
+from lampq_engine.recipe import DataSpec, ModelSpec, Recipe, SensitivitySpec, from_toml, to_toml
 from lampq_engine.records import allocation_of, costs_of, decoded, evaluation_of, sensitivity_of
 from lampq_engine.types import Allocation, Evaluation, Sensitivity
 
@@ -54,6 +54,13 @@ class Study:
     def provenance(self) -> dict[str, Any]:
         """Hashes, image counts, skipped images, seed, device and versions of the last analysis."""
         return decoded(self._measured("analysis.json"), lambda plain: dict(plain))
+
+    @property
+    def sensitivity_spec(self) -> SensitivitySpec:
+        """The settings of the last analysis; the defaults before there was one."""
+        where = self.path / "analysis.json"
+        plain = self.provenance.get("sensitivity", {}) if where.is_file() else {}
+        return from_plain(SensitivitySpec, plain, f"{where}: sensitivity")
 
     @property
     def model(self) -> ModelSpec:

@@ -44,11 +44,8 @@ def shipped_recipes() -> Path:
     return Path(__file__).resolve().parents[2] / "assets" / "recipes"
 
 
-def recipe_of(name: str, options: argparse.Namespace | None = None) -> Recipe:
-    """A recipe from a file or the shipped ones, with the options that were given laid over it."""
-    recipe = read_recipe(name) if name else Recipe()
-    if options is None:
-        return recipe
+def adjusted(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """A recipe with the options that were given laid over it."""
     spec = recipe.allocation
     budgets = settings(Budgets(), options)
     if options.uniform:

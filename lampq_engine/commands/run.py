@@ -11,7 +11,7 @@ from typing import Any
 
 from lampq_engine import jobs as job_store
 from lampq_engine.allocate import Program
-from lampq_engine.commands.request import data_spec, model_spec, recipe_of, settings
+from lampq_engine.commands.request import adjusted, data_spec, model_spec, read_recipe, settings
 from lampq_engine.commands.rows import Result, study_row, trial_result, trial_row
 from lampq_engine.commands.text import allocation_text, evaluation_text, table
 from lampq_engine.errors import InputError
@@ -130,7 +130,7 @@ def finetune(options: argparse.Namespace, report: Report) -> Result:
 def run(options: argparse.Namespace, report: Report) -> Result:
     from lampq_engine import steps
 
-    recipe = recipe_of(options.file)
+    recipe = read_recipe(options.file)
     harm = recipe.sensitivity.metric == "harm"
     any_weights = replace(recipe, model=replace(recipe.model, hash=""))
     with nullcontext(open_study(options.study)) if options.study else _created(any_weights) as study:
@@ -203,4 +203,6 @@ def resume(options: argparse.Namespace, report: Report) -> Result:
 
 
 def _request(options: argparse.Namespace) -> tuple[Study, Recipe]:
-    return open_study(options.study), recipe_of(options.recipe, options)
+    study = open_study(options.study)
+    start = read_recipe(options.recipe) if options.recipe else Recipe(sensitivity=study.sensitivity_spec)
+    return study, adjusted(start, options)

@@ -44,9 +44,10 @@ def analyse(
 ) -> Loaded:
     """Survey, float accuracy, Fisher, type factors and measured harm of a study; what is there already is kept.
 
+    Without `spec` the settings of its last analysis hold, so that a later step never measures anything anew unasked.
     Returns the loaded model and data, so that a caller can go on with them.
     """
-    spec, quantization = spec or SensitivitySpec(), quantization or QuantizationSpec()
+    spec, quantization = spec or study.sensitivity_spec, quantization or QuantizationSpec()
     loaded = load(study.model, study.data, report=report)
     if len(loaded.data.calibration) < LEAST_IMAGES:
         raise InputError(
@@ -54,15 +55,15 @@ def analyse(
             expected=f"at least {LEAST_IMAGES}",
             todo="Add images or lower the number of validation images",
         )
-    _record(study, loaded)
+    _record(study, loaded, spec)
     logits = float_logits(study, loaded, "validation", report=report)
     once(study.path / "float.json", loaded.key, lambda: to_plain(score(logits, loaded.data.validation.labels)))
     _sensitivities(study, loaded, spec, quantization, harm, report)
     return loaded
 
 
-def _record(study: Study, loaded: Loaded) -> None:
-    """What the study is made of: layers, images, hashes, versions."""
+def _record(study: Study, loaded: Loaded, spec: SensitivitySpec) -> None:
+    """What the study is made of: layers, images, hashes, settings, versions."""
     layers = {
         "layers": [to_plain_layer(layer) for layer in loaded.layers],
         "fixed_bytes": loaded.costs.fixed_bytes,
@@ -80,6 +81,7 @@ def _record(study: Study, loaded: Loaded) -> None:
         "counts": {"calibration": len(data.calibration), "validation": len(data.validation)},
         "skipped": list(data.skipped),
         "seed": data.seed,
+        "sensitivity": to_plain(spec),
         "device": loaded.device_name,
         "versions": versions(),
     }
