@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import frozen  # noqa: F401
 import streamlit as st
 from choosing import choose_study
 from watching import sidebar_jobs

@@ -67,7 +67,13 @@ def buttons(study: Study, job: Job, status: Status, *, where: str) -> None:
     verb, icon = ("resume", ":material/play_arrow:") if status.ended else ("cancel", ":material/stop:")
     if status.state != "finished" and not (status.ended and resumed(study, job)):
         key = f"{verb}-{where}-{job.id}"
-        st.button(verb.capitalize(), icon=icon, key=key, on_click=act, args=(study, job, verb))
+        st.button(
+            "Try again" if status.state == "failed" else verb.capitalize(),
+            icon=icon,
+            key=key,
+            on_click=act,
+            args=(study, job, verb),
+        )
 
 
 def resumed(study: Study, job: Job) -> bool:

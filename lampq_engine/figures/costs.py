@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
 from lampq_engine.cost import CostModel
 from lampq_engine.figures.names import KIND_NAMES
-from lampq_engine.figures.style import BLUE, ORANGE, figure
+from lampq_engine.figures.style import BLUE, ORANGE, axis, figure
 from lampq_engine.types import FLOAT_BITS, KINDS, Bits
 
 
@@ -37,33 +38,33 @@ def shares(costs: CostModel, bits: Mapping[str, Bits]) -> list[Share]:
 def cost_bars(costs: CostModel, bits: Mapping[str, Bits]) -> go.Figure:
     """Two rows of bars over the kinds of layers: megabytes and GBOPs."""
     rows = shares(costs, bits)
-    names = [row.name for row in rows]
-    fig = figure(_height(len(rows)), title="Cost by kind of layer", bargap=0.3, showlegend=False)
-    for axis, color, unit, values in (
-        ("", BLUE, "MB", [row.megabytes for row in rows]),
-        ("2", ORANGE, "GBOPs", [row.gbops for row in rows]),
-    ):
-        fig.add_trace(
-            go.Bar(
-                x=values,
-                y=names,
-                orientation="h",
-                marker={"color": color},
-                xaxis=f"x{axis}",
-                yaxis="y",
-                hovertemplate="%{y}: %{x:.3g} " + unit + "<extra></extra>",
-                text=[f"{value:.2g}" if value > 0.01 * max(values) else "" for value in values],
-                textposition="auto",
-                textangle=0,
-            )
-        )
-    fig.update_layout(
-        xaxis={"domain": [0, 0.47], "title": {"text": "MB", "standoff": 12}},
-        xaxis2={"domain": [0.53, 1], "title": {"text": "GBOPs", "standoff": 12}, "anchor": "y"},
+    bars = (
+        _bars(rows, "MB", BLUE, [row.megabytes for row in rows], "x"),
+        _bars(rows, "GBOPs", ORANGE, [row.gbops for row in rows], "x2"),
     )
-    fig.update_xaxes(fixedrange=True, nticks=4, rangemode="tozero")
-    return fig.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False)
+    across = {"fixedrange": True, "nticks": 4, "rangemode": "tozero"}
+    return figure(
+        bars,
+        height=88 + 30 * len(rows),
+        title="Cost by kind of layer",
+        bargap=0.3,
+        xaxis=axis("MB", domain=[0, 0.47], **across),
+        xaxis2=axis("GBOPs", domain=[0.53, 1], anchor="y", **across),
+        yaxis=axis(autorange="reversed", fixedrange=True, showgrid=False),
+    )
 
 
-def _height(rows: int) -> int:
-    return 36 + 30 * rows + 52
+def _bars(rows: Sequence[Share], unit: str, color: str, values: Sequence[float], across: str) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "x": list(values),
+        "y": [row.name for row in rows],
+        "orientation": "h",
+        "marker": {"color": color},
+        "xaxis": across,
+        "yaxis": "y",
+        "hovertemplate": "%{y}: %{x:.3g} " + unit + "<extra></extra>",
+        "text": [f"{value:.2g}" if value > 0.01 * max(values) else "" for value in values],
+        "textposition": "auto",
+        "textangle": 0,
+    }

@@ -5,12 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from lampq_engine.figures.names import BUDGET_NAMES, COST_AXES, STAGE_NAMES, number
-from lampq_engine.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, figure
+from lampq_engine.figures.names import BUDGET_NAMES, COST_AXES, STAGE_NAMES
+from lampq_engine.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    axis,
+    figure,
+    intervals,
+    level,
+)
 from lampq_engine.frontier import Point
 from lampq_engine.store import Trial
 from lampq_engine.types import Allocation, Evaluation
@@ -32,31 +44,30 @@ def frontier_curve(
     points: Sequence[Point], budget: str, here: Allocation | None = None, *, height: int = 320
 ) -> go.Figure:
     """Least predicted harm against one budget, each point an exact solution, and where the slider stands."""
-    solved = [(point, point.allocation) for point in points if point.allocation]
-    fig = figure(height, title="Frontier", showlegend=False)
-    fig.add_trace(
-        go.Scatter(
-            x=[getattr(allocation.cost, budget) for _, allocation in solved],
-            y=[_positive(allocation.solution.harm) for _, allocation in solved],
-            mode="lines+markers",
-            line={"color": SKY, "width": 2},
-            marker={"size": 5},
-            hovertemplate="%{x:.3g}: harm %{y:.3g}<extra></extra>",
-        )
-    )
-    if here is not None:
-        fig.add_trace(
-            go.Scatter(
-                x=[getattr(here.cost, budget)],
-                y=[_positive(here.solution.harm)],
-                mode="markers",
-                marker={"color": VERMILION, "size": 14, "line": {"color": "white", "width": 2}},
-                hovertemplate="this budget<br>%{x:.3g}: harm %{y:.3g}<extra></extra>",
-            )
-        )
-    fig.update_xaxes(title={"text": COST_AXES[budget], "standoff": 12}, fixedrange=True)
-    return fig.update_yaxes(
-        title={"text": "predicted harm"}, type="log", exponentformat="power", dtick=1, fixedrange=True
+    solved = [point.allocation for point in points if point.allocation]
+    line = {
+        "type": "scatter",
+        "x": [getattr(allocation.cost, budget) for allocation in solved],
+        "y": [_positive(allocation.solution.harm) for allocation in solved],
+        "mode": "lines+markers",
+        "line": {"color": SKY, "width": 2},
+        "marker": {"size": 5},
+        "hovertemplate": "%{x:.3g}: harm %{y:.3g}<extra></extra>",
+    }
+    marker = {
+        "type": "scatter",
+        "x": [getattr(here.cost, budget)] if here else [],
+        "y": [_positive(here.solution.harm)] if here else [],
+        "mode": "markers",
+        "marker": {"color": VERMILION, "size": 14, "line": {"color": "white", "width": 2}},
+        "hovertemplate": "this budget<br>%{x:.3g}: harm %{y:.3g}<extra></extra>",
+    }
+    return figure(
+        [line, marker],
+        height=height,
+        title="Frontier",
+        xaxis=axis(COST_AXES[budget], fixedrange=True),
+        yaxis=axis("predicted harm", type="log", exponentformat="power", dtick=1, fixedrange=True),
     )
 
 
@@ -95,67 +106,56 @@ def accuracy_curve(trials: Sequence[Trial], whole: Evaluation | None, cost: Cost
     `marked` is the title of a trial to ring.
     """
     points = measured(trials, cost)
-    fig = figure(400, title=f"Accuracy against {BUDGET_NAMES[cost].replace('Mega', 'mega')}")
-    fig.update_layout(margin={"t": 64})
-    for group, look in GROUPS.items():
-        _add_group(fig, [point for point in points if point.group == group], look)
-    if whole is not None:
-        _add_float(fig, whole)
+    traces = [_group([p for p in points if p.group == group], look) for group, look in GROUPS.items()]
     ring = [point for point in points if point.name == marked]
-    if ring:
-        _add_ring(fig, ring)
-    fig.update_xaxes(title={"text": COST_AXES[cost], "standoff": 12}, automargin=True)
-    return fig.update_yaxes(title={"text": "top-1 accuracy (%)"}, range=_window(points, whole))
+    return figure(
+        [trace for trace in traces if trace["x"]] + ([_ring(ring)] if ring else []),
+        height=400,
+        title=f"Accuracy against {BUDGET_NAMES[cost].replace('Mega', 'mega')}",
+        margin={"l": 8, "r": 8, "t": 64, "b": 8},
+        showlegend=True,
+        shapes=_float_band(whole) if whole else [],
+        xaxis=axis(COST_AXES[cost]),
+        yaxis=axis("top-1 accuracy (%)", range=_window(points, whole)),
+    )
 
 
-def _add_group(fig: go.Figure, points: Sequence[Measured], look: tuple[str, str, str, bool]) -> None:
-    if not points:
-        return
+def _group(points: Sequence[Measured], look: tuple[str, str, str, bool]) -> dict[str, Any]:
     name, color, symbol, joined = look
-    fig.add_trace(
-        go.Scatter(
-            x=[p.cost for p in points],
-            y=[p.top1 for p in points],
-            error_y={
-                "type": "data",
-                "array": [p.high - p.top1 for p in points],
-                "arrayminus": [p.top1 - p.low for p in points],
-                "thickness": 1.5,
-                "width": 4,
-            },
-            customdata=[[p.name, p.low, p.high, p.images] for p in points],
-            hovertemplate="<b>%{customdata[0]}</b><br>%{y:.1f} %, 95 % interval %{customdata[1]:.1f} to "
-            "%{customdata[2]:.1f}<br>%{customdata[3]} images, cost %{x:.3g}<extra></extra>",
-            mode="lines+markers" if joined else "markers",
-            line={"dash": "dot", "width": 1},
-            marker={"color": color, "size": 12 if symbol == "star" else 10, "symbol": symbol},
-            name=name,
-        )
-    )
+    values = [p.top1 for p in points]
+    return {
+        "type": "scatter",
+        "x": [p.cost for p in points],
+        "y": values,
+        "error_y": intervals(values, [p.low for p in points], [p.high for p in points]),
+        "customdata": [[p.name, p.low, p.high, p.images] for p in points],
+        "hovertemplate": "<b>%{customdata[0]}</b><br>%{y:.1f} %, 95 % interval %{customdata[1]:.1f} to "
+        "%{customdata[2]:.1f}<br>%{customdata[3]} images, cost %{x:.3g}<extra></extra>",
+        "mode": "lines+markers" if joined else "markers",
+        "line": {"dash": "dot", "width": 1},
+        "marker": {"color": color, "size": 12 if symbol == "star" else 10, "symbol": symbol},
+        "name": name,
+    }
 
 
-def _add_float(fig: go.Figure, whole: Evaluation) -> None:
+def _ring(points: Sequence[Measured]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "x": [p.cost for p in points],
+        "y": [p.top1 for p in points],
+        "mode": "markers",
+        "marker": {"symbol": "circle-open", "size": 22, "color": VERMILION, "line": {"width": 2}},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _float_band(whole: Evaluation) -> list[dict[str, Any]]:
+    """The float model's accuracy as a line, and its interval as a band behind everything."""
     low, high = whole.interval
-    fig.add_hrect(y0=low, y1=high, fillcolor=GREY, opacity=0.15, line_width=0, layer="below")
-    fig.add_hline(
-        y=whole.top1,
-        line={"color": GREY, "dash": "dash", "width": 1.5},
-        annotation_text=f"float {whole.top1:.1f} %",
-        annotation_position="top left",
-    )
-
-
-def _add_ring(fig: go.Figure, points: Sequence[Measured]) -> None:
-    fig.add_trace(
-        go.Scatter(
-            x=[p.cost for p in points],
-            y=[p.top1 for p in points],
-            mode="markers",
-            marker={"symbol": "circle-open", "size": 22, "color": VERMILION, "line": {"width": 2}},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
+    band = {"type": "rect", "xref": "x domain", "x0": 0, "x1": 1, "y0": low, "y1": high, "layer": "below"}
+    look = {"fillcolor": GREY, "opacity": 0.15, "line": {"width": 0}}
+    return [band | look, level(whole.top1, f"float {whole.top1:.1f} %")]
 
 
 def _window(points: Sequence[Measured], whole: Evaluation | None) -> list[float]:
@@ -164,8 +164,3 @@ def _window(points: Sequence[Measured], whole: Evaluation | None) -> list[float]
     low, high = (min(edges), max(edges)) if edges else (0.0, 100.0)
     room = max(1.0, 0.08 * (high - low))
     return [max(-2.0, math.floor(low - room)), min(102.0, math.ceil(high + room))]
-
-
-def describe(point: Measured) -> str:
-    """One line of text about a measured point."""
-    return f"{point.name}: {point.top1:.1f} % ({point.low:.1f} to {point.high:.1f}) at {number(point.cost)}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
 from lampq_engine.figures.grid import Grid, grid
 from lampq_engine.figures.names import KIND_HELP, METRIC_NAMES, number, width
-from lampq_engine.figures.style import SEQUENTIAL, figure
+from lampq_engine.figures.style import SEQUENTIAL, axis, figure
 from lampq_engine.types import FLOAT_BITS, Bits, Cell, Layer, Sensitivity
 
 ROW_HEIGHT = 30
@@ -47,22 +47,11 @@ def sensitivity_map(
     shade = {name: _shade(cell.harm, log) for name, cell in cells.items()}
     texts = {name: _cell_text(cell, sensitivity.unit) for name, cell in cells.items()}
     present = [value for value in shade.values() if value is not None]
-    fig = figure(_height(layout) + 12, title=METRIC_NAMES.get(sensitivity.metric, sensitivity.metric))
-    fig.add_trace(
-        go.Heatmap(
-            z=layout.table(shade),
-            x=layout.columns,
-            y=layout.rows,
-            customdata=_hover(layout, texts),
-            hovertemplate="%{customdata}<extra></extra>",
-            colorscale=SEQUENTIAL,
-            colorbar=_colorbar(present, log, sensitivity.unit),
-            hoverongaps=False,
-            xgap=2,
-            ygap=2,
-        )
-    )
-    return _axes(fig, layout)
+    trace = _trace(layout, shade, texts) | {
+        "colorscale": SEQUENTIAL,
+        "colorbar": _colorbar(present, log, sensitivity.unit),
+    }
+    return _drawn(trace, layout, METRIC_NAMES.get(sensitivity.metric, sensitivity.metric))
 
 
 def bits_map(
@@ -79,26 +68,44 @@ def bits_map(
     texts = {
         name: f"{width(p.weights)} weight bits, {width(p.activations)} activation bits" for name, p in bits.items()
     }
-    fig = figure(_height(layout), title=side.capitalize())
-    fig.add_trace(
-        go.Heatmap(
-            z=layout.table(level),
-            x=layout.columns,
-            y=layout.rows,
-            text=[[text or "" for text in row] for row in layout.table(written)],
-            texttemplate="%{text}",
-            customdata=_hover(layout, texts),
-            hovertemplate="%{customdata}<extra></extra>",
-            colorscale=_steps(),
-            zmin=0.5,
-            zmax=FLOAT_LEVEL + 0.5,
-            showscale=False,
-            hoverongaps=False,
-            xgap=2,
-            ygap=2,
-        )
-    )
-    return _axes(fig, layout)
+    trace = _trace(layout, level, texts) | {
+        "text": [[text or "" for text in row] for row in layout.table(written)],
+        "texttemplate": "%{text}",
+        "colorscale": _steps(),
+        "zmin": 0.5,
+        "zmax": FLOAT_LEVEL + 0.5,
+        "showscale": False,
+    }
+    return _drawn(trace, layout, side.capitalize())
+
+
+def _trace(layout: Grid, values: Mapping[str, float | None], texts: Mapping[str, str]) -> dict[str, Any]:
+    """A heatmap of `values`, with the layer and its text on hover."""
+    return {
+        "type": "heatmap",
+        "z": layout.table(values),
+        "x": layout.columns,
+        "y": layout.rows,
+        "customdata": _hover(layout, texts),
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 2,
+        "ygap": 2,
+    }
+
+
+def _drawn(trace: dict[str, Any], layout: Grid, title: str) -> go.Figure:
+    plain: dict[str, Any] = {
+        "type": "category",
+        "categoryorder": "array",
+        "showgrid": False,
+        "ticks": "",
+        "fixedrange": True,
+    }
+    across = axis("block", categoryarray=layout.columns, tickangle=0, **plain)
+    down = axis(categoryarray=layout.rows, autorange="reversed", **plain)
+    height = 88 + ROW_HEIGHT * len(layout.rows)
+    return figure([trace], height=height, title=title, xaxis=across, yaxis=down)
 
 
 def _only(layout: Grid, cells: Mapping[str, Cell]) -> Grid:
@@ -135,16 +142,3 @@ def _colorbar(values: Sequence[float], log: bool, unit: str) -> dict[str, object
 def _steps() -> list[tuple[float, str]]:
     count = len(STEPS)
     return [(edge / count, color) for i, color in enumerate(STEPS) for edge in (i, i + 1)]
-
-
-def _height(layout: Grid) -> int:
-    return 36 + ROW_HEIGHT * len(layout.rows) + 52
-
-
-def _axes(fig: go.Figure, layout: Grid) -> go.Figure:
-    fig.update_xaxes(
-        title={"text": "block", "standoff": 12}, type="category", showgrid=False, ticks="", fixedrange=True
-    )
-    fig.update_yaxes(autorange="reversed", type="category", showgrid=False, ticks="", fixedrange=True)
-    fig.update_xaxes(categoryorder="array", categoryarray=layout.columns, tickangle=0)
-    return fig.update_yaxes(categoryorder="array", categoryarray=layout.rows)

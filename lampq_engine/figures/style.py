@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -18,19 +19,48 @@ BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, GREY = (
 
 SEQUENTIAL = "Cividis"  # perceptually even, the same to colour-blind eyes
 
-MARGIN = {"l": 8, "r": 8, "t": 36, "b": 8}
+
+def figure(traces: Sequence[dict[str, Any]], *, height: int, title: str, **layout: Any) -> go.Figure:
+    """A figure of plain traces and layout with the house's spacing.
+
+    It is built at one stroke: validated whole, a figure takes 1 ms; changed step by step, 10 ms, which a drag feels.
+    """
+    house = {
+        "height": height,
+        "margin": {"l": 8, "r": 8, "t": 36, "b": 8},
+        "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left", "y": 0.98, "yanchor": "top"},
+        "hoverlabel": {"align": "left"},
+        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        "showlegend": False,
+    }
+    return go.Figure({"data": list(traces), "layout": house | layout})
 
 
-def figure(height: int, *, title: str = "", **layout: Any) -> go.Figure:
-    """An empty figure with the house's margins; axes make room for their labels."""
-    fig = go.Figure()
-    legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "xanchor": "left", "title": {"text": ""}}
-    fig.update_layout(
-        height=height,
-        margin=MARGIN if title else {**MARGIN, "t": 12},
-        title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left", "y": 0.98, "yanchor": "top"},
-        hoverlabel={"align": "left"},
-        legend=legend,
-        **layout,
-    )
-    return fig
+def axis(title: str = "", **settings: Any) -> dict[str, Any]:
+    """An axis that makes room for its labels."""
+    return {"title": {"text": title, "standoff": 12}, "automargin": True, **settings}
+
+
+def level(value: float, text: str, *, place: str = "bottom") -> dict[str, Any]:
+    """A dashed line across a figure with its name at the left, above or below it: a shape with a label."""
+    return {
+        "type": "line",
+        "xref": "x domain",
+        "x0": 0,
+        "x1": 1,
+        "y0": value,
+        "y1": value,
+        "line": {"color": GREY, "dash": "dash", "width": 1.5},
+        "label": {"text": text, "textposition": "start", "yanchor": place, "font": {"size": 11, "color": GREY}},
+    }
+
+
+def intervals(values: Sequence[float], lows: Sequence[float], highs: Sequence[float]) -> dict[str, Any]:
+    """Error bars from low to high around each value."""
+    return {
+        "type": "data",
+        "array": [high - value for value, high in zip(values, highs, strict=True)],
+        "arrayminus": [value - low for value, low in zip(values, lows, strict=True)],
+        "thickness": 1.5,
+        "width": 4,
+    }

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from lampq_engine.figures.style import BLUE, GREY, SKY, VERMILION, figure
+from lampq_engine.figures.style import BLUE, SKY, VERMILION, axis, figure, intervals, level
 
 
 @dataclass(frozen=True)
@@ -40,71 +40,75 @@ def course(events: Sequence[Mapping[str, Any]]) -> Course:
 
 def loss_curve(record: Course, *, unit: str = "step") -> go.Figure:
     """Training loss by step and its mean over each epoch, as far as it has come."""
-    fig = figure(300, title="Training loss", showlegend=False)
-    for rows, mode, color, name in (
-        (record.losses, "lines", SKY, unit),
-        (record.means, "lines+markers", BLUE, f"mean of the epoch up to {unit}"),
-    ):
-        fig.add_trace(
-            go.Scatter(
-                x=[at for at, _ in rows],
-                y=[loss for _, loss in rows],
-                mode=mode,
-                line={"color": color, "width": 2},
-                name=name,
-                hovertemplate=f"{name} " + "%{x}: %{y:.4f}<extra></extra>",
-            )
-        )
-    fig.update_xaxes(title={"text": unit, "standoff": 12}, rangemode="tozero")
-    return fig.update_yaxes(title={"text": "loss (nats)"}, rangemode="tozero")
+    steps = _line(record.losses, SKY, unit)
+    means = _line(record.means, BLUE, f"mean of the epoch up to {unit}") | {"mode": "lines+markers"}
+    return figure(
+        [steps, means],
+        height=300,
+        title="Training loss",
+        xaxis=axis(unit, rangemode="tozero"),
+        yaxis=axis("loss (nats)", rangemode="tozero"),
+    )
+
+
+def _line(rows: Sequence[tuple[float, float]], color: str, name: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "x": [at for at, _ in rows],
+        "y": [loss for _, loss in rows],
+        "mode": "lines",
+        "line": {"color": color, "width": 2},
+        "name": name,
+        "hovertemplate": f"{name} " + "%{x}: %{y:.4f}<extra></extra>",
+    }
 
 
 def accuracy_by_epoch(record: Course, *, start: float | None = None, whole: float | None = None) -> go.Figure:
     """Validation accuracy after each epoch with its 95 % interval; where it started, and float, as lines."""
-    fig = figure(300, title="Validation accuracy", showlegend=False)
     rows = record.accuracies
-    fig.add_trace(
-        go.Scatter(
-            x=[row[0] for row in rows],
-            y=[row[1] for row in rows],
-            error_y={
-                "type": "data",
-                "array": [row[3] - row[1] for row in rows],
-                "arrayminus": [row[1] - row[2] for row in rows],
-                "thickness": 1.5,
-                "width": 4,
-            },
-            mode="lines+markers",
-            line={"color": VERMILION, "width": 2},
-            marker={"size": 8},
-            hovertemplate="epoch %{x}: %{y:.1f} %<extra></extra>",
-        )
+    values = [row[1] for row in rows]
+    trace = {
+        "type": "scatter",
+        "x": [row[0] for row in rows],
+        "y": values,
+        "error_y": intervals(values, [row[2] for row in rows], [row[3] for row in rows]),
+        "mode": "lines+markers",
+        "line": {"color": VERMILION, "width": 2},
+        "marker": {"size": 8},
+        "hovertemplate": "epoch %{x}: %{y:.1f} %<extra></extra>",
+    }
+    lines = [] if start is None else [level(start, f"before {start:.1f} %", place="top")]
+    lines += [] if whole is None else [level(whole, f"float {whole:.1f} %")]
+    ticks = {"dtick": 1} if len(rows) < 12 else {}
+    return figure(
+        [trace],
+        height=300,
+        title="Validation accuracy",
+        shapes=lines,
+        xaxis=axis("epoch", **ticks),
+        yaxis=axis("top-1 accuracy (%)"),
     )
-    for value, name, place in ((start, "before", "bottom left"), (whole, "float", "top left")):
-        if value is not None:
-            line = {"color": GREY, "dash": "dash", "width": 1.5}
-            fig.add_hline(y=value, line=line, annotation_text=f"{name} {value:.1f} %", annotation_position=place)
-    fig.update_xaxes(title={"text": "epoch", "standoff": 12}, dtick=1 if len(rows) < 12 else None)
-    return fig.update_yaxes(title={"text": "top-1 accuracy (%)"})
 
 
 def update_curve(events: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Accuracy on the calibration images after each attempt of the iterative bit update to trade a bit."""
     tried = [event for event in events if event.get("stage") == "update" and event.get("top1") is not None]
     trades = [f"{event['up']} up, {event['down']} down" if event.get("up") else "as it was" for event in tried]
-    rows = [[trade, event.get("loss"), event.get("done")] for trade, event in zip(trades, tried, strict=True)]
-    fig = figure(300, title="Accuracy on the calibration images", showlegend=False)
-    fig.add_trace(
-        go.Scatter(
-            x=list(range(len(tried))),
-            y=[float(event["top1"]) for event in tried],
-            customdata=rows,
-            mode="lines+markers",
-            line={"color": BLUE, "width": 2, "shape": "hv"},
-            marker={"size": 8},
-            hovertemplate="%{customdata[0]}<br>%{y:.2f} %, loss %{customdata[1]:.4f}, "
-            "%{customdata[2]} trades kept<extra></extra>",
-        )
+    trace = {
+        "type": "scatter",
+        "x": list(range(len(tried))),
+        "y": [float(event["top1"]) for event in tried],
+        "customdata": [[t, e.get("loss"), e.get("done")] for t, e in zip(trades, tried, strict=True)],
+        "mode": "lines+markers",
+        "line": {"color": BLUE, "width": 2, "shape": "hv"},
+        "marker": {"size": 8},
+        "hovertemplate": "%{customdata[0]}<br>%{y:.2f} %, loss %{customdata[1]:.4f}, "
+        "%{customdata[2]} trades kept<extra></extra>",
+    }
+    return figure(
+        [trace],
+        height=300,
+        title="Accuracy on the calibration images",
+        xaxis=axis("trades tried", rangemode="tozero"),
+        yaxis=axis("top-1 accuracy (%)"),
     )
-    fig.update_xaxes(title={"text": "trades tried", "standoff": 12}, rangemode="tozero")
-    return fig.update_yaxes(title={"text": "top-1 accuracy (%)"})
