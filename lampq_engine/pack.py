@@ -150,8 +150,14 @@ def load_packed(path: Path) -> nn.Module:
             expected=f"a safetensors file with format {FORMAT}",
             todo="Choose another file",
         )
-    model = _build(json.loads(metadata["model"]))
-    _fill_(model, json.loads(metadata["layers"]), tensors)
+    try:
+        model = _build(json.loads(metadata["model"]))
+        _fill_(model, json.loads(metadata["layers"]), tensors)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is damaged: what it says of itself does not fit its tensors ({error!r})",
+            todo="Export it again from its trial",
+        ) from error
     return model.eval()
 
 

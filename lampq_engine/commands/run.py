@@ -52,7 +52,13 @@ def analyse(options: argparse.Namespace, report: Report) -> Result:
     lines = [f"study {study.name}: {len(loaded.layers)} layers, float {evaluation_text(found)}"]
     lines += [f"skipped {text}" for text in loaded.data.skipped]
     lines += [f"left in float (the model uses its weight without calling it): {name}" for name in loaded.bypassed]
-    plain = {"study": study.name, "float": to_plain(found), "metrics": list(study.metrics), **study.provenance}
+    plain = {
+        "study": study.name,
+        "float": to_plain(found),
+        "interval": found.interval,
+        "metrics": list(study.metrics),
+        **study.provenance,
+    }
     return Result("\n".join(lines), plain)
 
 
