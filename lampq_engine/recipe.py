@@ -38,7 +38,7 @@ class DataSpec:
             check(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 (all of them) or a positive number")
 
 
-METRICS = ("lampq", "fisher", "harm", "random", "inverted")
+METRICS = ("lampq", "fisher", "output", "harm", "random", "inverted")
 
 
 @dataclass(frozen=True)

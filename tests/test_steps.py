@@ -52,7 +52,7 @@ def analysed(root: Path) -> tuple[Study, steps.Loaded]:
 def test_analysis_is_whole(analysed: tuple[Study, steps.Loaded]) -> None:
     study, loaded = analysed
     assert len(study.costs.layers) == 74
-    assert study.metrics == ("fisher", "lampq", "random")
+    assert study.metrics == ("fisher", "lampq", "output", "random")
     assert study.float_evaluation.images == 80
     assert study.float_evaluation.top1 >= 95
     assert not study.damaged()

@@ -50,7 +50,7 @@ def pair_of(bits: Bits) -> str:
 
 
 def cross_checks(model: CostModel, tables: dict[str, Sensitivity], log: bool) -> None:
-    """The measured harm at chosen widths, and the random control."""
+    """The measured harm and its second-order prediction at chosen widths, and the random control."""
     st.subheader("Cross-checks", help="What was measured by quantizing each layer alone, and scores that know nothing.")
     harm = tables.get("harm")
     pairs = sorted({bits for row in harm.cells.values() for bits in row}) if harm else []
@@ -69,6 +69,9 @@ def cross_checks(model: CostModel, tables: dict[str, Sensitivity], log: bool) ->
             st.info("The harm of each layer alone is still being measured.", icon=":material/hourglass_empty:")
         else:
             map_of(model, harm, log, chosen)
+    with pair.cell():
+        if "output" in tables:
+            map_of(model, tables["output"], log, chosen)
     with pair.cell():
         if "random" in tables:
             map_of(model, tables["random"], log)
@@ -93,7 +96,9 @@ def as_table(model: CostModel, tables: dict[str, Sensitivity]) -> pd.DataFrame:
 
 study = store.open_study(st.session_state["study"])
 model = costs(study)
-tables = {name: table for name in ("fisher", "lampq", "harm", "random") if (table := sensitivity(study, name))}
+tables = {
+    name: table for name in ("fisher", "lampq", "output", "harm", "random") if (table := sensitivity(study, name))
+}
 
 st.title("Sensitivity")
 if model is None or not tables:

@@ -21,6 +21,7 @@ STEPS = {
     "float.json": "Float accuracy",
     "sensitivity/fisher.json": "Fisher traces",
     "sensitivity/lampq.json": "Type factors",
+    "sensitivity/output.json": "Output Fisher",
     "sensitivity/harm.json": "Measured harm",
 }
 

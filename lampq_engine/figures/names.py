@@ -33,16 +33,26 @@ KIND_HELP: dict[Kind, str] = {
 METRIC_NAMES = {
     "fisher": "Raw Fisher",
     "lampq": "Type-aware (LampQ)",
+    "output": "Output Fisher",
     "harm": "Measured harm",
     "random": "Random",
     "inverted": "Inverted",
 }
 
-METRIC_SHORT = {"fisher": "Fisher", "lampq": "LampQ", "harm": "Harm", "random": "Random", "inverted": "Inverted"}
+METRIC_SHORT = {
+    "fisher": "Fisher",
+    "lampq": "LampQ",
+    "output": "Output",
+    "harm": "Harm",
+    "random": "Random",
+    "inverted": "Inverted",
+}
 
 METRIC_HELP = {
     "fisher": "Fisher trace of a layer's weights: how sharply the loss bends when they are disturbed.",
     "lampq": "The Fisher trace times a factor for each kind of layer, so that kinds compare: accuracy points lost.",
+    "output": "The real error of each layer's output at each width, weighed by how sharply the prediction bends there "
+    "(second order).",
     "harm": "Each layer is quantized alone and the change of the model's prediction is measured (KL divergence).",
     "random": "Scores that know nothing of the model: a control that every metric must beat.",
     "inverted": "The ranking turned upside down: a control that should do worst.",

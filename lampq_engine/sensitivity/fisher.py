@@ -6,18 +6,16 @@ log-likelihood with respect to the layer's weight matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lampq_engine.controls import decay
 from lampq_engine.data import Images
-from lampq_engine.evaluate import device_of
 from lampq_engine.journal import Report, silent
 from lampq_engine.recipe import SensitivitySpec
+from lampq_engine.sensitivity.capture import sweep, token_grads, tokens
 from lampq_engine.types import FLOAT_BITS, Bits, Layer, Sensitivity
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
@@ -54,18 +52,13 @@ def fisher_traces(
     """
     weighted = [layer.name for layer in layers if layer.weights]
     parts: dict[str, list[Tensor]] = {name: [] for name in weighted}
-    source, device = torch.Generator().manual_seed(seed), device_of(model)
-    done = 0
-    with _frozen(model), _capture(model, weighted, parts) as size:
-        for x, y in images.batches(batch):
-            size[0] = len(x)
-            with torch.enable_grad():
-                out = model(x.to(device))
-                logits = out if isinstance(out, Tensor) else sum(out) / len(out)
-                target = y if labels == "empirical" else _sample(logits, source)
-                F.cross_entropy(logits, target.to(device), reduction="sum").backward()
-            done += len(x)
-            report("fisher", done, len(images))
+
+    def see(name: str, inputs: tuple[Tensor, ...], grad: Tensor, count: int) -> None:
+        module = model.get_submodule(name)
+        norms = squared_norms(tokens(module, inputs[0], count), token_grads(module, grad, count))
+        parts[name].append(norms.double().cpu())
+
+    sweep(model, weighted, images, see, labels=labels, seed=seed, batch=batch, report=report, stage="fisher")
     return {name: torch.cat(part) for name, part in parts.items()}
 
 
@@ -85,70 +78,3 @@ def mean_and_error(
     raw = {name: float(t.mean()) / size[name] for name, t in traces.items()}
     spread = {name: float(t.std()) if len(t) > 1 else 0.0 for name, t in traces.items()}
     return raw, {name: spread[name] / len(t) ** 0.5 / size[name] for name, t in traces.items()}
-
-
-def _sample(logits: Tensor, source: torch.Generator) -> Tensor:
-    return torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=source)[:, 0]
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no parameter gradients for a while."""
-    training, wanted = model.training, [(p, p.requires_grad) for p in model.parameters()]
-    model.eval()
-    for parameter, _ in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        model.train(training)
-        for parameter, requires in wanted:
-            parameter.requires_grad_(requires)
-
-
-@contextmanager
-def _capture(model: nn.Module, names: Sequence[str], parts: dict[str, list[Tensor]]) -> Iterator[list[int]]:
-    """Watch each layer's input and the gradient of its output; append the norms of a batch when they are known.
-
-    Yields a one-element list in which the caller keeps the number of images of the current batch.
-    """
-    size = [0]
-
-    def watch(name: str) -> None:
-        module = model.get_submodule(name)
-
-        def forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            # A leaf at the first layer starts the graph, since no parameter does.
-            output.requires_grad_() if not output.requires_grad else None
-            x = _tokens(module, inputs[0].detach(), size[0])
-            output.register_hook(lambda grad: _keep(name, x, grad))
-
-        stack.callback(module.register_forward_hook(forward).remove)
-
-    def _keep(name: str, x: Tensor, grad: Tensor) -> None:
-        module = model.get_submodule(name)
-        with torch.no_grad():
-            g = grad.flatten(2).transpose(1, 2) if isinstance(module, nn.Conv2d) else _rows(grad, size[0])
-            parts[name].append(squared_norms(x, g).double().cpu())
-
-    with ExitStack() as stack:
-        for name in names:
-            watch(name)
-        yield size
-
-
-def _tokens(module: nn.Module, x: Tensor, images: int) -> Tensor:
-    """A layer's input as (images, tokens, features); a convolution's as its patches."""
-    if isinstance(module, nn.Conv2d):
-        patches = F.unfold(x, module.kernel_size, module.dilation, _padding(module), module.stride)  # type: ignore[arg-type]
-        return patches.transpose(1, 2)
-    return _rows(x, images)
-
-
-def _rows(x: Tensor, images: int) -> Tensor:
-    """(images, tokens, features): Swin's windows come batch-major, so that a reshape joins those of one image."""
-    return x.reshape(images, -1, x.shape[-1])
-
-
-def _padding(module: nn.Conv2d) -> tuple[int, ...]:
-    return module.padding if isinstance(module.padding, tuple) else (0, 0)

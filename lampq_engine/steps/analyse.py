@@ -23,6 +23,7 @@ from lampq_engine.sensitivity import (
     fisher_traces,
     lampq_sensitivity,
     measured_harm,
+    output_fisher,
     type_factors,
 )
 from lampq_engine.sensitivity.fisher import PAIRS
@@ -120,6 +121,19 @@ def _sensitivities(
 
     keep("lampq", type_aware)
     keep("random", lambda: random_scores(layers, PAIRS, base=spec.base, seed=spec.seed))
+    keep(
+        "output",
+        lambda: output_fisher(
+            loaded.copy(),
+            layers,
+            images,
+            widths=HARM_WIDTHS,
+            quantization=quantization,
+            pairs=loaded.pairs,
+            seed=spec.seed,
+            report=report,
+        ),
+    )
     if harm:
         few = images.subset(range(min(spec.harm_images, len(images))))
         pairs_of_bits = [Bits(b, b) for b in HARM_WIDTHS]

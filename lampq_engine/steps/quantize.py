@@ -137,6 +137,7 @@ def describe(recipe: Recipe, allocation: Allocation) -> str:
     names = {
         "lampq": "LampQ",
         "fisher": "Raw Fisher",
+        "output": "Output Fisher",
         "harm": "Measured harm",
         "random": "Random",
         "inverted": "Inverted",
