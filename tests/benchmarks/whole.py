@@ -1,0 +1,66 @@
+"""What a person waits for: the built-in study from nothing to its heatmap, and the pages."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from timing import Line, below
+
+ROOT = Path(__file__).parents[2]
+ROUNDS = 3
+
+
+def study() -> list[Line]:
+    """A fresh process and an empty folder, to the raw heatmap and to the type-aware one."""
+    found = [_study() for _ in range(ROUNDS)]
+    return [
+        below("built-in study from nothing to the raw heatmap", 60, [raw for raw, _ in found], "s", ".1f"),
+        below("built-in study from nothing to the type-aware heatmap", 60, [aware for _, aware in found], "s", ".1f"),
+    ]
+
+
+def _study() -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        line = [sys.executable, "-m", "lampq_engine", "analyse", "--studies", folder, "--quiet"]
+        start = time.perf_counter()
+        process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            tables = Path(folder) / "builtin" / "sensitivity"
+            raw, aware = (_until(process, tables / name) - start for name in ("fisher.json", "lampq.json"))
+        finally:
+            process.terminate()
+            process.wait()
+    return raw, aware
+
+
+def _until(process: subprocess.Popen[bytes], path: Path) -> float:
+    """The time at which a file is there."""
+    while not path.is_file():
+        if process.poll() is not None:
+            raise RuntimeError(f"the analysis ended with {process.returncode} before {path.name} was there")
+        time.sleep(0.02)
+    return time.perf_counter()
+
+
+def pages() -> list[Line]:
+    """First paint, and from the pointer's input event to the redrawn heatmap, in headless Chromium."""
+    if not shutil.which("chromium"):
+        return [Line("pages", "Chromium", "not installed", 0, True)]
+    line = [sys.executable, str(Path(__file__).with_name("bench_slider.py"))]
+    shown = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paint, middle = (
+        re.search(pattern, shown) for pattern in (r"first paint: ([\d.]+) s", r"median (\d+) ms, .*?(\d+) redraws")
+    )
+    assert paint
+    assert middle
+    drag, count = float(middle[1]), int(middle[2])
+    return [
+        Line("first paint of the page", "5 s", f"{float(paint[1]):.2f} s", 1, float(paint[1]) <= 5),
+        Line("slider, input event to redrawn bit heatmap", "200 ms", f"{drag:.0f} ms", count, drag <= 200),
+    ]
