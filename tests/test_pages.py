@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 MINUTE = 60_000  # milliseconds
 expect.set_options(timeout=MINUTE)
-LONG = 15 * MINUTE  # a job may wait for another one on a slow machine
+LONG = 30 * MINUTE  # a job may wait for another one on a slow machine
 
 DATA = """(key) => {
   const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
@@ -175,7 +175,7 @@ def refine_with_qat(page: Page, study: Study) -> None:
     epochs.fill("3")
     epochs.press("Tab")
     page.get_by_role("button", name="Refine with QAT").click()
-    until(page, lambda: len(epochs_drawn(page)) >= 1, minutes=15)
+    until(page, lambda: len(epochs_drawn(page)) >= 1, minutes=30)
     until(page, lambda: bool(drawn(page, "loss")[-1]["y"]))
     main = page.get_by_test_id("stMain")
     main.get_by_role("button", name="Cancel").click()

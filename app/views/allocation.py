@@ -20,6 +20,7 @@ from lampq_engine.types import Allocation
 
 DIGITS = {"mean_bits": 2, "mean_activation_bits": 2, "megabytes": 3, "gbops": 3}
 PAIR = 400  # pixels: two charts stand side by side where both can be this wide
+BARE = {"displayModeBar": False}  # what follows the slider is drawn often, and has no use for a tool bar
 CHOICE = "budget-value"  # session key prefix: what the slider and its numeric twin agreed on
 
 
@@ -143,9 +144,9 @@ def live(model: CostModel, metric: str, spec: AllocationSpec, budget: str, other
     with st.grid(2, min_column_width=PAIR):
         for side in ("weights", "activations"):
             bits = figures.bits_map(model.layers, here.bits, side=side)  # type: ignore[arg-type]
-            st.plotly_chart(bits, key=f"bits-{side}", alt=f"Bits of the {side} of each layer")
-        st.plotly_chart(bars, key="costs", alt="Megabytes and GBOPs by kind of layer")
-        st.plotly_chart(line, key="frontier", alt="Least harm against the budget")
+            st.plotly_chart(bits, key=f"bits-{side}", config=BARE, alt=f"Bits of the {side} of each layer")
+        st.plotly_chart(bars, key="costs", config=BARE, alt="Megabytes and GBOPs by kind of layer")
+        st.plotly_chart(line, key="frontier", config=BARE, alt="Least harm against the budget")
 
 
 def actions(metric: str, spec: AllocationSpec, title: str, here: Allocation, *, infeasible: bool) -> None:
@@ -197,7 +198,7 @@ def wait_for_frontier(*ask: Any) -> None:
 
 study = store.open_study(st.session_state["study"])
 model = costs(study)
-metrics = [name for name in ("lampq", "fisher", "harm", "random") if sensitivity(study, name)]
+metrics = [name for name in ("lampq", "fisher", "output", "harm", "random") if sensitivity(study, name)]
 
 st.title("Allocation")
 if model is None or not metrics:

@@ -31,7 +31,7 @@ def type_factors(table: Sensitivity) -> None:
         help="LampQ's alpha: accuracy points lost per unit of Fisher trace, measured by quantizing a few layers of "
         "each kind alone. Without them, attention and MLP layers do not compare.",
     )
-    with st.grid(min(6, len(factors)), min_column_width=130):
+    with st.grid(min(6, len(factors)), min_column_width=120):
         for factor in factors:
             st.metric(
                 KIND_NAMES.get(factor["kind"], factor["kind"]),
@@ -60,13 +60,13 @@ def cross_checks(model: CostModel, tables: dict[str, Sensitivity], log: bool) ->
         format_func=pair_of,
         width=320,
         disabled=harm is None,
-        placeholder="still being measured",
+        placeholder="not measured yet",
         help="Each layer is quantized alone to these widths while the rest of the model stays in float.",
     )
     pair = st.grid(2, min_column_width=PAIR)
     with pair.cell():
         if harm is None:
-            st.info("The harm of each layer alone is still being measured.", icon=":material/hourglass_empty:")
+            st.info("The harm of each layer alone is not measured yet.", icon=":material/hourglass_empty:")
         else:
             map_of(model, harm, log, chosen)
     with pair.cell():
@@ -124,7 +124,7 @@ with pair.cell():
     if "lampq" in tables:
         map_of(model, tables["lampq"], log)
     else:
-        st.info("The type factors are still being measured.", icon=":material/hourglass_empty:")
+        st.info("The type factors are not measured yet.", icon=":material/hourglass_empty:")
 if "lampq" in tables:
     type_factors(tables["lampq"])
 cross_checks(model, tables, log)

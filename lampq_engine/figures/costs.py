@@ -47,6 +47,7 @@ def cost_bars(costs: CostModel, bits: Mapping[str, Bits]) -> go.Figure:
         bars,
         height=88 + 30 * len(rows),
         title="Cost by kind of layer",
+        left=92,
         bargap=0.3,
         xaxis=axis("MB", domain=[0, 0.47], **across),
         xaxis2=axis("GBOPs", domain=[0.53, 1], anchor="y", **across),

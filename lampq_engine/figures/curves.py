@@ -112,7 +112,7 @@ def accuracy_curve(trials: Sequence[Trial], whole: Evaluation | None, cost: Cost
         [trace for trace in traces if trace["x"]] + ([_ring(ring)] if ring else []),
         height=400,
         title=f"Accuracy against {BUDGET_NAMES[cost].replace('Mega', 'mega')}",
-        margin={"l": 8, "r": 8, "t": 64, "b": 8},
+        top=64,
         showlegend=True,
         shapes=_float_band(whole) if whole else [],
         xaxis=axis(COST_AXES[cost]),

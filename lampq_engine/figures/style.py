@@ -20,14 +20,17 @@ BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, GREY = (
 SEQUENTIAL = "Cividis"  # perceptually even, the same to colour-blind eyes
 
 
-def figure(traces: Sequence[dict[str, Any]], *, height: int, title: str, **layout: Any) -> go.Figure:
-    """A figure of plain traces and layout with the house's spacing.
+def figure(
+    traces: Sequence[dict[str, Any]], *, height: int, title: str, left: int = 64, top: int = 36, **layout: Any
+) -> go.Figure:
+    """A figure of plain traces and layout with the house's spacing; `left` and `top` are margins in pixels.
 
     It is built at one stroke: validated whole, a figure takes 1 ms; changed step by step, 10 ms, which a drag feels.
+    So are margins that Plotly works out by drawing the axes twice.
     """
     house = {
         "height": height,
-        "margin": {"l": 8, "r": 8, "t": 36, "b": 8},
+        "margin": {"l": left, "r": 12, "t": top, "b": 48},
         "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left", "y": 0.98, "yanchor": "top"},
         "hoverlabel": {"align": "left"},
         "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
@@ -37,8 +40,8 @@ def figure(traces: Sequence[dict[str, Any]], *, height: int, title: str, **layou
 
 
 def axis(title: str = "", **settings: Any) -> dict[str, Any]:
-    """An axis that makes room for its labels."""
-    return {"title": {"text": title, "standoff": 12}, "automargin": True, **settings}
+    """An axis within the margins of the figure."""
+    return {"title": {"text": title, "standoff": 10}, "automargin": False, **settings}
 
 
 def level(value: float, text: str, *, place: str = "bottom") -> dict[str, Any]:
