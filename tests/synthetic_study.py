@@ -75,6 +75,7 @@ def make_study(root: Path, *, trials: bool = True, blocks: int = 12, recipe: Rec
     study, layers = create_study(recipe, root), layers_of(blocks)
     fisher = fisher_of(layers)
     tables = {"fisher": fisher, "lampq": lampq_of(fisher, layers), "harm": harm_of(layers)}
+    tables["output"] = replace(tables["harm"], metric="output", raw=fisher.raw, raw_error=fisher.raw_error)
     tables["random"] = random_scores(layers, TIED + HALVES, base=4.0, seed=0)
     value = {"layers": [asdict(layer) for layer in layers], "fixed_bytes": 40_000, "bypassed": []}
     write_json(study.path / "layers.json", {"key": "made", "value": value})

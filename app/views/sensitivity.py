@@ -31,7 +31,7 @@ def type_factors(table: Sensitivity) -> None:
         help="LampQ's alpha: accuracy points lost per unit of Fisher trace, measured by quantizing a few layers of "
         "each kind alone. Without them, attention and MLP layers do not compare.",
     )
-    with st.grid(min(6, len(factors)), min_column_width=120):
+    with st.grid(min(6, len(factors)), min_column_width=105):
         for factor in factors:
             st.metric(
                 KIND_NAMES.get(factor["kind"], factor["kind"]),
@@ -53,13 +53,14 @@ def cross_checks(model: CostModel, tables: dict[str, Sensitivity], log: bool) ->
     """The measured harm and its second-order prediction at chosen widths, and the random control."""
     st.subheader("Cross-checks", help="What was measured by quantizing each layer alone, and scores that know nothing.")
     harm = tables.get("harm")
-    pairs = sorted({bits for row in harm.cells.values() for bits in row}) if harm else []
+    by_width = harm or tables.get("output")
+    pairs = sorted({bits for row in by_width.cells.values() for bits in row}) if by_width else []
     chosen = st.selectbox(
         "Widths (weights / activations)",
         pairs,
         format_func=pair_of,
         width=320,
-        disabled=harm is None,
+        disabled=by_width is None,
         placeholder="not measured yet",
         help="Each layer is quantized alone to these widths while the rest of the model stays in float.",
     )
