@@ -105,7 +105,7 @@ def forms(study: Study, trial: Trial) -> None:
             "It can be stopped and resumed at any time, and the best epoch is kept."
         )
         one, two = st.columns(2)
-        epochs = one.number_input("Epochs", 1, 300, 20, help=help_of(TrainingSpec, "epochs").capitalize() + ".")
+        epochs = one.number_input("Epochs", 1, 300, 6, help=help_of(TrainingSpec, "epochs").capitalize() + ".")
         rate = two.number_input(
             "Learning rate",
             1e-6,

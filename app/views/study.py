@@ -36,8 +36,12 @@ def progress_panel(study: Study) -> None:
     complete = all(study.has(name) for name in STEPS)
     if job is None:
         if not complete:
-            st.info("This study has not been analysed yet.", icon=":material/play_circle:")
-            if st.button("Start the analysis", type="primary", icon=":material/play_arrow:"):
+            todo = [text for name, text in STEPS.items() if not study.has(name)]
+            begun = len(todo) < len(STEPS)
+            missing = f"Not measured yet: {', '.join(todo)}." if begun else "This study has not been analysed yet."
+            st.info(missing, icon=":material/play_circle:")
+            label = "Complete the analysis" if begun else "Start the analysis"
+            if st.button(label, type="primary", icon=":material/play_arrow:"):
                 start_analysis(study)
                 st.rerun()
         return

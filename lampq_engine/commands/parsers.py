@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     one = command("finetune", "quantization-aware training of a trial: a new trial", device=True)
     _study(one)
     _trial(one)
-    _settings(one, TrainingSpec, defaults={"epochs": 10})
+    _settings(one, TrainingSpec, defaults={"epochs": 6})
     one = command("run", "carry out a whole recipe: analyse, quantize, refine, finetune", device=True)
     one.add_argument("file", help="recipe file (TOML)")
     _study(one, required=False)

@@ -129,7 +129,7 @@ def finetune(options: argparse.Namespace, report: Report) -> Result:
     from lampq_engine.steps import finetune as step
 
     study = open_study(options.study)
-    training = settings(TrainingSpec(epochs=10), options)
+    training = settings(TrainingSpec(epochs=6), options)
     return trial_result(step(study, study.trial(options.trial), training=training, report=report), study)
 
 
