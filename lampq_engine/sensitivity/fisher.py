@@ -31,8 +31,8 @@ def squared_norms(inputs: Tensor, grads: Tensor) -> Tensor:
     tokens, wide, high = inputs.shape[1], inputs.shape[2], grads.shape[2]
     if tokens * (wide + high) < wide * high:
         left, right = torch.bmm(grads, grads.transpose(1, 2)), torch.bmm(inputs, inputs.transpose(1, 2))
-        return left.mul_(right).sum((1, 2))
-    return torch.bmm(grads.transpose(1, 2), inputs).square_().sum((1, 2))
+        return torch.linalg.vecdot(left.flatten(1), right.flatten(1))
+    return torch.linalg.vector_norm(torch.bmm(grads.transpose(1, 2), inputs), dim=(1, 2)).square_()
 
 
 def fisher_traces(

@@ -101,7 +101,7 @@ def _fisher(case: Case, size: int = 16) -> Line:
         fisher_traces(it.model, it.layers, images, batch=size)
 
     what = f"Fisher of all layers / plain forward and backward, {case.name}, {len(images)} images"
-    return ratio(what, 1.2, plain=plain, ours=ours, count=7)
+    return ratio(what, 1.2, plain=plain, ours=ours, count=5)
 
 
 def forward() -> list[Line]:
@@ -134,7 +134,7 @@ def _training(case: Case, distill: float) -> Line:
     plain = _step(model, lambda: F.cross_entropy(model(x), y), spec)
     ours = _step(student, lambda: qat.objective(student, it.model, x, y, spec), spec)
     what = f"QAT step {'with' if distill else 'without'} teacher / float step, {case.name}, batch {count}"
-    return ratio(what, 2, plain=plain, ours=ours, count=9)
+    return ratio(what, 2, plain=plain, ours=ours, count=7)
 
 
 def _step(model: nn.Module, loss: Callable[[], torch.Tensor], spec: TrainingSpec) -> Callable[[], None]:
