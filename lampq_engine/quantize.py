@@ -81,7 +81,7 @@ def wrap(op: nn.Module, layer: Layer, bits: Bits, inputs: Sequence[Tensor], spec
     if bits.activations == FLOAT_BITS:
         fitted = None
     elif spec.range == "output" and isinstance(op, nn.Linear):
-        fitted = fit_output(x, bits.activations, op.weight.t() @ op.weight)
+        fitted = fit_output(x, bits.activations, op.weight)
     else:
         fitted = fit_tensor(x, bits.activations, search)
     module = Quantized(op, weight, [fitted])

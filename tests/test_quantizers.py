@@ -110,14 +110,22 @@ def test_weight_search_is_near_the_best_grid() -> None:
 
 def test_output_search_minimises_the_output_error() -> None:
     weight, x = gaussian(8, 32), gaussian(512, 32) ** 3
-    gram = weight.T @ weight
-    by_output = fit_output(x, 3, gram)
+    by_output = fit_output(x, 3, weight)
     by_tensor = fit_tensor(x, 3)
 
     def output_error(quantizer: Uniform) -> float:
         return float(((quantizer(x) - x) @ weight.T).square().sum())
 
     assert output_error(by_output) <= output_error(by_tensor)
+
+
+def test_both_sides_of_the_output_error_agree() -> None:
+    """A tall weight goes through W^T W, a wide one through W; padded with zero rows, one weight takes either way."""
+    weight, x = gaussian(8, 32), gaussian(256, 32)
+    tall = torch.cat([weight, torch.zeros(40, 32)])
+    wide, high = fit_output(x, 4, weight), fit_output(x, 4, tall)
+    torch.testing.assert_close(wide.scale, high.scale)
+    assert torch.equal(wide.zero, high.zero)
 
 
 def test_constant_and_empty_ranges_survive() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lampq_engine.quantizers.rounding import codes, fake_quantize
 
-TOKENS = 1024  # tokens that an input range is searched on by output error
+TOKENS = 512  # tokens that an input range is searched on by output error
 SAMPLE = 1 << 17  # elements that an activation range is searched on; its extremes come from all of them
 
 
@@ -99,19 +99,23 @@ def fit_channels(x: Tensor, bits: int, search: str = "mse") -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def fit_output(x: Tensor, bits: int, gram: Tensor) -> Uniform:
+def fit_output(x: Tensor, bits: int, weight: Tensor) -> Uniform:
     """A per-tensor quantizer of a linear layer's input `x` (..., I) whose range has the least error in the output.
 
-    `gram` is `W^T W` (I, I): the squared output error of an input error `e` is `e gram e^T`, so that no candidate
-    range costs a forward (our choice, in the spirit of PTQ4ViT's and AdaLog's output objectives).
+    `weight` is (O, I). The squared output error of an input error `e` is `|W e|^2 = e W^T W e^T`, whichever side of
+    the weight is shorter, so that no candidate range costs a forward (our choice, in the spirit of PTQ4ViT's and
+    AdaLog's output objectives).
     """
-    flat = x.detach().flatten(0, -2).float()
+    flat, weight = x.detach().flatten(0, -2).float(), weight.detach().float()
     low, high = flat.amin().clamp(max=0).view(1), flat.amax().clamp(min=0).view(1)
     tokens = flat[:: max(1, flat.shape[0] // TOKENS)]
+    narrow = weight.shape[0] < weight.shape[1]
+    side = weight.t().contiguous() if narrow else weight.t() @ weight
 
     def error(scale: Tensor, zero: Tensor) -> Tensor:
         e = fake_quantize(tokens, scale, zero, 2**bits - 1).sub_(tokens)
-        return torch.mm(e, gram).mul_(e).sum().view(1)
+        moved = torch.mm(e, side)
+        return (moved.square_() if narrow else moved.mul_(e)).sum().view(1)
 
     scale, zero = _best_range(error, low, high, bits, halves=False, shrink=_FAR)
     return Uniform(bits, scale.view(()), zero.view(()))
