@@ -28,8 +28,12 @@ DATA = """(key) => {
 
 
 def drawn(page: Page, key: str) -> list[dict[str, Any]]:
-    """The traces of a chart as they stand in the browser; none while it is not drawn."""
-    return json.loads(page.evaluate(DATA, key) or "[]")
+    """The traces of a chart as they stand in the browser, which draws it anew while data change."""
+    for _ in range(600):
+        if traces := json.loads(page.evaluate(DATA, key) or "[]"):
+            return traces
+        page.wait_for_timeout(100)
+    raise AssertionError(f"the chart {key} was not drawn within a minute")
 
 
 def wait_for_trace(page: Page, key: str, name: str) -> dict[str, Any]:
@@ -128,7 +132,7 @@ def drag_the_budget(page: Page) -> None:
     until(page, lambda: bits(page) != before)  # the button is still down
     page.mouse.up()
     until(page, lambda: total(bits(page)) > total(before))
-    assert sum(drawn(page, "costs")[0]["x"]) > sum(costs)
+    until(page, lambda: sum(drawn(page, "costs")[0]["x"]) > sum(costs))
     value = float(slider.input_value())
     expect(number(page)).to_have_value(f"{value:.2f}")
     until(page, lambda: abs(drawn(page, "frontier")[1]["x"][0] - value) < 0.1)
@@ -164,8 +168,7 @@ def quantize_and_measure(page: Page, study: Study) -> None:
 
 
 def epochs_drawn(page: Page) -> list[float]:
-    traces = drawn(page, "accuracy")
-    return traces[0]["x"] if traces else []
+    return drawn(page, "accuracy")[0]["x"]
 
 
 def refine_with_qat(page: Page, study: Study) -> None:
