@@ -146,8 +146,8 @@ def test_progress_goes_to_stderr(command: Command, root: Path) -> None:
     assert "load model" in ran.err
     accuracy({**plain["float"], "low": plain["interval"][0], "high": plain["interval"][1]})
     assert plain["versions"].keys() >= {"python", "torch", "timm", "ortools"}
-    assert plain["metrics"] == ["fisher", "lampq", "random"]
-    assert (plain["seed"], plain["counts"]) == (0, {"calibration": 24, "validation": 60})
+    assert {"fisher", "lampq", "random"} <= set(plain["metrics"])
+    assert (plain["seed"], plain["counts"]) == (0, {"calibration": 12, "validation": 60})
     quiet = command("analyse", "--study", "small", *SMALL, "--quiet")
     assert quiet.err == ""
     assert re.search(r"float top-1 [\d.]+ % \(95 % interval [\d.]+ to [\d.]+, 60 validation images\)", quiet.out)
@@ -155,7 +155,7 @@ def test_progress_goes_to_stderr(command: Command, root: Path) -> None:
 
 def test_sensitivity_says_unit_images_and_error(command: Command) -> None:
     plain = read(command, "sensitivity", "--study", "small", "--metric", "fisher")
-    assert (plain["unit"], plain["images"], len(plain["rows"])) == ("squared gradient norm", 24, 50)
+    assert (plain["unit"], plain["images"], len(plain["rows"])) == ("squared gradient norm", 12, 50)
     scores = [row[plain["unit"]] for row in plain["rows"]]
     assert scores == sorted(scores, reverse=True)
     assert all(row["error"] >= 0 for row in plain["rows"])
