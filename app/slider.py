@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import streamlit as st
+
+from lampq_engine.allocate import UNITS
+from lampq_engine.figures.names import BUDGET_NAMES
+from lampq_engine.plain import help_of
+from lampq_engine.recipe import Budgets
+
+DIGITS = {"mean_bits": 2, "mean_activation_bits": 2, "megabytes": 3, "gbops": 3}
 
 _HTML = """
 <label class="row">
@@ -72,22 +79,45 @@ export default function ({ data, parentElement, setStateValue }) {
 _COMPONENT = st.components.v2.component("lampq_budget_slider", html=_HTML, css=_CSS, js=_JS)
 
 
-def budget_slider(
-    label: str,
-    *,
-    low: float,
-    high: float,
-    value: float,
-    unit: str,
-    digits: int,
-    revision: str,
-    key: str,
-    on_change: Callable[[], None],
-) -> None:
-    """A slider whose every step calls `on_change`, which reads `st.session_state[key]["value"]`.
+def budget_slider(budget: str, *, low: float, high: float, key: str) -> float:
+    """The budget that a session chose between `low` and `high`, by a drag, by arrow keys or as a number.
 
-    `value` moves the thumb only when `revision` changes, so that answers from Python never fight a hand on it.
+    A quarter of the range until it is chosen. A number may be typed beyond the range.
     """
-    step = 10.0**-digits
-    data = {"label": label, "low": low, "high": high, "value": value, "unit": unit, "digits": digits}
-    _COMPONENT(key=key, data={**data, "step": step, "revision": revision}, on_value_change=on_change)
+    digits = DIGITS[budget]
+    low, high = (math.ceil(edge * 10**digits - 1e-6) / 10**digits for edge in (low, high))
+    value = st.session_state.setdefault(key, round(low + 0.25 * (high - low), digits))
+    st.session_state.setdefault(f"number-{key}", value)
+    with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
+        data = {"label": f"{BUDGET_NAMES[budget]} at most", "unit": UNITS[budget], "digits": digits}
+        data |= {"low": low, "high": high, "step": 10.0**-digits, "value": value}
+        # the value moves the thumb only when this changes, so that answers from here never fight a hand on it
+        data["revision"] = f"{key} {low} {high} {st.session_state.get(f'typed-{key}', 0)}"
+        _COMPONENT(key=f"slider-{key}", data=data, on_value_change=lambda: _moved(key, digits))
+        st.number_input(
+            "As a number",
+            width=170,
+            min_value=0.0,
+            step=10.0 ** (1 - digits),
+            format=f"%.{digits}f",
+            key=f"number-{key}",
+            on_change=_typed,
+            args=(key,),
+            help=help_of(Budgets, budget).capitalize() + ".",
+        )
+    return float(st.session_state[key])
+
+
+def _moved(key: str, digits: int) -> None:
+    """The slider was dragged: its value is the budget, and the number follows."""
+    value = st.session_state[f"slider-{key}"].value
+    if value is not None:
+        st.session_state[key] = st.session_state[f"number-{key}"] = round(float(value), digits)
+
+
+def _typed(key: str) -> None:
+    """A number was typed: the slider's thumb follows."""
+    value = st.session_state[f"number-{key}"]
+    if value:
+        st.session_state[key] = float(value)
+        st.session_state[f"typed-{key}"] = st.session_state.get(f"typed-{key}", 0) + 1

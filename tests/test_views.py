@@ -118,7 +118,7 @@ def test_a_link_to_a_study_that_is_not_there_says_so(studies: Path) -> None:
 def test_a_typed_budget_is_solved_and_quantized(studies: Path, started: Started) -> None:
     study = make_study(studies)
     page = opened("allocation")
-    page.number_input(key="number-budget-value-builtin-mean_bits").set_value(2.75).run()
+    page.number_input(key="number-budget-builtin-mean_bits").set_value(2.75).run()
     assert float(page.metric[0].value) == pytest.approx(2.75, abs=0.02)
     button(page, "Quantize and measure").click().run()
     title, arguments = started[-1]
@@ -134,7 +134,7 @@ def test_a_typed_budget_is_solved_and_quantized(studies: Path, started: Started)
 def test_an_infeasible_budget_gets_one_sentence_with_the_nearest_feasible_one(studies: Path) -> None:
     make_study(studies)
     page = opened("allocation")
-    page.number_input(key="number-budget-value-builtin-mean_bits").set_value(1.0).run()
+    page.number_input(key="number-budget-builtin-mean_bits").set_value(1.0).run()
     assert "No allocation meets the budget" in page.warning[0].value
     assert "at least mean bits 2" in page.warning[0].value
     assert float(page.metric[0].value) == pytest.approx(2.0)
@@ -146,7 +146,7 @@ def test_two_budgets_hold_at_once_and_free_widths_differ(studies: Path) -> None:
     page = opened("allocation")
     page.segmented_control(key="tied").set_value("free").run()
     page.number_input(key="other-gbops").set_value(1.2).run()
-    page.number_input(key="number-budget-value-builtin-mean_bits").set_value(5.0).run()
+    page.number_input(key="number-budget-builtin-mean_bits").set_value(5.0).run()
     assert float(page.metric[2].value.split()[0]) <= 1.2
     assert float(page.metric[0].value) <= 5.0
 
@@ -218,7 +218,7 @@ def test_a_session_holds_choices_only(studies: Path) -> None:
     make_study(studies)
     for view in VIEWS:
         session = opened(view).session_state
-        for key in ("study", "trial", "budget-value-builtin-mean_bits", "metric", "menus-True", "pins"):
+        for key in ("study", "trial", "budget-builtin-mean_bits", "metric", "menus-True", "pins"):
             value = session[key] if key in session else None  # noqa: SIM401
             assert isinstance(value, str | float | dict | None)
 

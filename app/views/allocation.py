@@ -5,6 +5,7 @@ from typing import Any
 
 import streamlit as st
 from asking import menus_editor, other_budgets, pins_editor, recipe_of, request
+from facts import fact
 from reading import costs, float_evaluation, sensitivity, trials
 from slider import budget_slider
 from solving import frontier, solver
@@ -18,80 +19,43 @@ from lampq_engine.plain import help_of
 from lampq_engine.recipe import AllocationSpec, Budgets
 from lampq_engine.types import Allocation
 
-DIGITS = {"mean_bits": 2, "mean_activation_bits": 2, "megabytes": 3, "gbops": 3}
 PAIR = 400  # pixels: two charts stand side by side where both can be this wide
 BARE = {"displayModeBar": False}  # what follows the slider is drawn often, and has no use for a tool bar
-CHOICE = "budget-value"  # session key prefix: what the slider and its numeric twin agreed on
-
-
-def key_of_budget(budget: str) -> str:
-    return f"{CHOICE}-{study.name}-{budget}"
-
-
-def moved(budget: str) -> None:
-    """The slider was dragged: its value is the budget, and the numeric twin follows."""
-    value = st.session_state[f"slider-{key_of_budget(budget)}"].value
-    if value is not None:
-        st.session_state[key_of_budget(budget)] = float(value)
-        st.session_state[f"number-{key_of_budget(budget)}"] = float(value)
-
-
-def typed(budget: str) -> None:
-    """A number was typed: the slider's thumb follows."""
-    value = st.session_state[f"number-{key_of_budget(budget)}"]
-    if value:
-        st.session_state[key_of_budget(budget)] = float(value)
-        st.session_state["revision"] = st.session_state.get("revision", 0) + 1
 
 
 def show_numbers(model: CostModel, here: Allocation) -> None:
     """What the allocation costs and how the solver went."""
-    float_cost, cost, solution = model.cost({}), here.cost, here.solution
+    whole, cost, solution = model.cost({}), here.cost, here.solution
     with st.grid(5, min_column_width=150):
-        st.metric(
+        fact(
             "Mean bits",
             f"{cost.mean_bits:.2f}",
             f"{cost.mean_activation_bits:.2f} activations",
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
             help="Mean weight width over the blocks' linear layers, weighted by their number of weights.",
         )
-        st.metric(
+        fact(
             "Packed file",
             f"{cost.megabytes:.3f} MB",
-            f"{float_cost.megabytes / cost.megabytes:.1f}x smaller",
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
+            f"{whole.megabytes / cost.megabytes:.1f}x smaller",
             help="Size of the file that is written: codes, scales, zero points, and everything that stays in float.",
         )
-        st.metric(
+        fact(
             "Compute",
             f"{cost.gbops:.3g} GBOPs",
-            f"{float_cost.gbops / cost.gbops:.0f}x fewer",
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
+            f"{whole.gbops / cost.gbops:.0f}x fewer",
             help=help_of(Budgets, "gbops").capitalize() + ".",
         )
-        st.metric(
+        fact(
             "Predicted harm",
             number(solution.harm),
             f"bound {number(solution.bound)}",
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
             help="Sum over the layers of the metric's harm at their widths: what the solver makes as small as it can. "
             "The bound is proven: no allocation within the budget harms less.",
         )
-        st.metric(
+        fact(
             "Solver",
             solution.status,
             f"gap {100 * solution.gap:.2g} % · {solution.milliseconds:.0f} ms",
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
             help="`optimal`: proven to be the best. The gap is the distance between harm and its proven bound.",
         )
 
@@ -105,33 +69,8 @@ def live(model: CostModel, metric: str, spec: AllocationSpec, budget: str, other
         st.error(str(error))
         return
     low, high = ask.program.least[budget], ask.program.most[budget]
-    digits, name = DIGITS[budget], key_of_budget(budget)
-    value = st.session_state.setdefault(name, round(low + 0.25 * (high - low), digits))
-    st.session_state.setdefault(f"number-{name}", value)
-    with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
-        budget_slider(
-            f"{BUDGET_NAMES[budget]} at most",
-            low=low,
-            high=high,
-            value=value,
-            unit=UNITS[budget],
-            digits=digits,
-            revision=f"{study.name} {budget} {low} {high} {st.session_state.get('revision', 0)}",
-            key=f"slider-{name}",
-            on_change=lambda: moved(budget),
-        )
-        st.number_input(
-            "As a number",
-            width=170,
-            min_value=0.0,
-            step=10.0 ** (1 - digits),
-            format=f"%.{digits}f",
-            key=f"number-{name}",
-            on_change=typed,
-            args=(budget,),
-            help=help_of(Budgets, budget).capitalize() + ".",
-        )
-    budgets = replace(others, **{budget: value or None})
+    value = budget_slider(budget, low=low, high=high, key=f"budget-{study.name}-{budget}")
+    budgets = replace(others, **{budget: value})
     here, complaint = ask.solve(budgets)
     title = f"{METRIC_SHORT[metric]} at {value:g} {UNITS[budget]}"
     actions(metric, replace(spec, budgets=budgets), title, here, infeasible=bool(complaint))

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import streamlit as st
+from facts import fact
 from reading import costs, sensitivity
 
 from lampq_engine import figures, store
@@ -33,13 +34,10 @@ def type_factors(table: Sensitivity) -> None:
     )
     with st.grid(min(6, len(factors)), min_column_width=105):
         for factor in factors:
-            st.metric(
+            fact(
                 KIND_NAMES.get(factor["kind"], factor["kind"]),
                 number(factor["alpha"]),
                 f"± {number(factor['error'])}",
-                delta_color="off",
-                delta_arrow="off",
-                border=True,
                 help=f"{factor['drop']:.2f} points lost on average over {len(factor['layers'])} layers: "
                 + ", ".join(factor["layers"]),
             )

@@ -4,6 +4,7 @@ from argparse import Namespace
 
 import streamlit as st
 from choosing import start_analysis
+from facts import fact
 from reading import analysis, bypassed, costs, float_evaluation, sensitivity
 from watching import age, badge, bar, buttons, words
 
@@ -67,59 +68,38 @@ def progress_panel(study: Study) -> None:
 
 def facts(study: Study) -> None:
     """What is known of the study, as a row of numbers; what is not yet known shows a dash."""
-    model, whole, found = costs(study), float_evaluation(study), analysis(study)
-    counts = found.get("counts", {})
+    model, whole, counts = costs(study), float_evaluation(study), analysis(study).get("counts", {})
+    weights = sum(layer.weights for layer in model.layers) if model else 0
+    macs = sum(layer.macs for layer in model.layers) / 1e9 if model else 0.0
     with st.grid(5, min_column_width=150):
-        st.metric(
+        fact(
             "Float accuracy",
             f"{whole.top1:.1f} %" if whole else "–",
-            border=True,
-            height="stretch",
-            delta="{:.1f} to {:.1f} %".format(*whole.interval) if whole else None,
-            delta_color="off",
-            delta_arrow="off",
+            "{:.1f} to {:.1f} %".format(*whole.interval) if whole else None,
             help="Top-1 accuracy of the unquantized model on the validation images, with its 95 % Wilson interval.",
         )
-        st.metric(
+        fact(
             "Images",
-            whole.images if whole else "–",
-            border=True,
-            height="stretch",
-            delta=f"{counts['calibration']} for calibration" if "calibration" in counts else None,
-            delta_color="off",
-            delta_arrow="off",
+            str(whole.images) if whole else "–",
+            f"{counts['calibration']} for calibration" if "calibration" in counts else None,
             help="Validation images, on which every accuracy is measured; calibration never sees one of them.",
         )
-        weights = sum(layer.weights for layer in model.layers) if model else 0
-        st.metric(
+        fact(
             "Layers",
-            len(model.layers) if model else "–",
-            border=True,
-            height="stretch",
-            delta=f"{weights / 1e6:.2f} M weights" if model else None,
-            delta_color="off",
-            delta_arrow="off",
+            str(len(model.layers)) if model else "–",
+            f"{weights / 1e6:.2f} M weights" if model else None,
             help="Every place that can be quantized: linear layers, the patch convolution, both attention matmuls.",
         )
-        st.metric(
+        fact(
             "Size in float",
             f"{model.cost({}).megabytes:.2f} MB" if model else "–",
-            border=True,
-            height="stretch",
-            delta="32 bits a weight" if model else None,
-            delta_color="off",
-            delta_arrow="off",
+            "32 bits a weight" if model else None,
             help="Bytes of the whole model with every weight in 32 bits.",
         )
-        macs = sum(layer.macs for layer in model.layers) / 1e9 if model else 0.0
-        st.metric(
+        fact(
             "Compute",
             (f"{macs:.3g} GMACs" if macs >= 1 else f"{1e3 * macs:.3g} MMACs") if model else "–",
-            border=True,
-            height="stretch",
-            delta=f"{macs * FLOAT_BITS**2:.4g} GBOPs in float" if model else None,
-            delta_color="off",
-            delta_arrow="off",
+            f"{macs * FLOAT_BITS**2:.4g} GBOPs in float" if model else None,
             help="Multiply-accumulates for one image. BOPs, bit operations, are MACs x weight bits x activation bits.",
         )
 
