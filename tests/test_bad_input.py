@@ -40,7 +40,7 @@ range = "minmax"
 bias = "keep"
 images = 8
 """
-SMALL = ["--calibration-images", "12", "--validation-images", "60", "--probes", "1", "--no-harm"]
+SMALL = ["--calibration-images", "12", "--validation-images", "60", "--probes", "1", "--quick"]
 
 
 @dataclass(frozen=True)

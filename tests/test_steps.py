@@ -46,13 +46,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def analysed(root: Path) -> tuple[Study, steps.Loaded]:
     study = create_study(RECIPE, root)
-    return study, steps.analyse(study, spec=RECIPE.sensitivity, harm=False)
+    return study, steps.analyse(study, spec=RECIPE.sensitivity, also=())
 
 
 def test_analysis_is_whole(analysed: tuple[Study, steps.Loaded]) -> None:
     study, loaded = analysed
     assert len(study.costs.layers) == 74
-    assert study.metrics == ("fisher", "lampq", "output", "random")
+    assert study.metrics == ("fisher", "lampq", "random")
     assert study.float_evaluation.images == 80
     assert study.float_evaluation.top1 >= 95
     assert not study.damaged()
@@ -67,7 +67,7 @@ def test_analysis_is_whole(analysed: tuple[Study, steps.Loaded]) -> None:
 def test_analysis_again_reads_what_is_there(analysed: tuple[Study, steps.Loaded]) -> None:
     study, _ = analysed
     seen: list[str] = []
-    steps.analyse(study, spec=RECIPE.sensitivity, harm=False, report=lambda stage, *_, **__: seen.append(stage))
+    steps.analyse(study, spec=RECIPE.sensitivity, also=(), report=lambda stage, *_, **__: seen.append(stage))
     assert set(seen) <= {"load model", "load images", "survey"}
 
 
@@ -77,7 +77,7 @@ def test_damaged_and_stale_sensitivity_is_made_again(analysed: tuple[Study, step
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert "fisher.json is damaged" in study.damaged()[0]
-    steps.analyse(study, spec=RECIPE.sensitivity, harm=False)
+    steps.analyse(study, spec=RECIPE.sensitivity, also=())
     assert path.read_bytes() == whole
 
 

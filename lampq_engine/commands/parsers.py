@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     _model_and_data(one)
     _study(one, required=False)
     _settings(one, SensitivitySpec, skip=("metric", "seed"))
-    one.add_argument("--no-harm", action="store_true", help="leave out the measured harm, which takes longest")
+    one.add_argument("--quick", action="store_true", help="leave out the metrics that take longest: output, harm")
     one = command("sensitivity", "print a study's sensitivities, most sensitive layer first")
     _study(one)
     one.add_argument("--metric", default="lampq", choices=METRICS, help=help_of(SensitivitySpec, "metric"))

@@ -43,11 +43,12 @@ def _created(recipe: Recipe, name: str = "") -> Iterator[Study]:
 
 
 def analyse(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.steps import LONG_METRICS
     from lampq_engine.steps import analyse as step
 
     spec = settings(SensitivitySpec(), options)
     with _created(Recipe(model=model_spec(options), data=data_spec(options)), options.study) as study:
-        loaded = step(study, spec=spec, harm=not options.no_harm, report=report)
+        loaded = step(study, spec=spec, also=() if options.quick else LONG_METRICS, report=report)
     found = study.float_evaluation
     lines = [f"study {study.name}: {len(loaded.layers)} layers, float {evaluation_text(found)}"]
     lines += [f"skipped {text}" for text in loaded.data.skipped]
@@ -137,10 +138,11 @@ def run(options: argparse.Namespace, report: Report) -> Result:
     from lampq_engine import steps
 
     recipe = read_recipe(options.file)
-    harm = recipe.sensitivity.metric == "harm"
     any_weights = replace(recipe, model=replace(recipe.model, hash=""))
     with nullcontext(open_study(options.study)) if options.study else _created(any_weights) as study:
-        loaded = steps.analyse(study, spec=replace(recipe.sensitivity, metric="lampq"), harm=harm, report=report)
+        loaded = steps.analyse(
+            study, spec=replace(recipe.sensitivity, metric="lampq"), also=(recipe.sensitivity.metric,), report=report
+        )
     plain = replace(recipe, update=UpdateSpec(), training=TrainingSpec())
     trial = steps.quantize(study, plain, title=recipe.title, loaded=loaded, report=report)
     if recipe.update.steps:

@@ -1,6 +1,6 @@
 """The verbs over a study: analyse it, quantize and measure, run controls, refine bits, finetune. Each resumes."""
 
-from lampq_engine.steps.analyse import analyse
+from lampq_engine.steps.analyse import LONG_METRICS, analyse
 from lampq_engine.steps.finetune import finetune
 from lampq_engine.steps.loaded import Loaded, load
 from lampq_engine.steps.quantize import control_recipes, quantize, run_controls
@@ -8,6 +8,7 @@ from lampq_engine.steps.refine import refine
 from lampq_engine.steps.verify import Verification, verify
 
 __all__ = [
+    "LONG_METRICS",
     "Loaded",
     "Verification",
     "analyse",

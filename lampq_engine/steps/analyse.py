@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from lampq_engine.types import Bits, Sensitivity
 
 HARM_WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 LEAST_IMAGES = 8
+LONG_METRICS = ("output", "harm")
 
 
 def analyse(
@@ -40,10 +41,12 @@ def analyse(
     *,
     spec: SensitivitySpec | None = None,
     quantization: QuantizationSpec | None = None,
-    harm: bool = True,
+    also: Collection[str] = LONG_METRICS,
     report: Report = silent,
 ) -> Loaded:
-    """Survey, float accuracy, Fisher, type factors and measured harm of a study; what is there already is kept.
+    """Survey, float accuracy, Fisher and type factors of a study, and the longer metrics named in `also`.
+
+    What is there already is kept.
 
     Without `spec` the settings of its last analysis hold, so that a later step never measures anything anew unasked.
     Returns the loaded model and data, so that a caller can go on with them.
@@ -59,7 +62,7 @@ def analyse(
     _record(study, loaded, spec)
     logits = float_logits(study, loaded, "validation", report=report)
     once(study.path / "float.json", loaded.key, lambda: to_plain(score(logits, loaded.data.validation.labels)))
-    _sensitivities(study, loaded, spec, quantization, harm, report)
+    _sensitivities(study, loaded, spec, quantization, also, report)
     return loaded
 
 
@@ -95,7 +98,12 @@ def to_plain_layer(layer: Any) -> dict[str, Any]:
 
 
 def _sensitivities(
-    study: Study, loaded: Loaded, spec: SensitivitySpec, quantization: QuantizationSpec, harm: bool, report: Report
+    study: Study,
+    loaded: Loaded,
+    spec: SensitivitySpec,
+    quantization: QuantizationSpec,
+    also: Collection[str],
+    report: Report,
 ) -> None:
     layers, images = loaded.layers, loaded.data.calibration
     key = key_of(loaded.key, to_plain(spec), to_plain(quantization))
@@ -121,20 +129,21 @@ def _sensitivities(
 
     keep("lampq", type_aware)
     keep("random", lambda: random_scores(layers, PAIRS, base=spec.base, seed=spec.seed))
-    keep(
-        "output",
-        lambda: output_fisher(
-            loaded.copy(),
-            layers,
-            images,
-            widths=HARM_WIDTHS,
-            quantization=quantization,
-            pairs=loaded.pairs,
-            seed=spec.seed,
-            report=report,
-        ),
-    )
-    if harm:
+    if "output" in also:
+        keep(
+            "output",
+            lambda: output_fisher(
+                loaded.copy(),
+                layers,
+                images,
+                widths=HARM_WIDTHS,
+                quantization=quantization,
+                pairs=loaded.pairs,
+                seed=spec.seed,
+                report=report,
+            ),
+        )
+    if "harm" in also:
         few = images.subset(range(min(spec.harm_images, len(images))))
         pairs_of_bits = [Bits(b, b) for b in HARM_WIDTHS]
         keep(

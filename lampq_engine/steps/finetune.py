@@ -57,7 +57,7 @@ def finetune(
             expected="a trial that was quantized or refined",
             todo="Train its parent with more epochs",
         )
-    loaded = loaded or analyse(study, harm=False, report=report)
+    loaded = loaded or analyse(study, also=(), report=report)
     recipe = replace(trial.recipe, training=training)
     name = trial_id(recipe, trial.id, "finetune")
     if (found := finished(study, name)) is not None:

@@ -55,7 +55,7 @@ def quantize(
     report: Report = silent,
 ) -> Trial:
     """Solve, quantize, measure on the validation images, pack; an equal trial that is there already is returned."""
-    loaded = loaded or analyse(study, spec=_spec_of(recipe), harm=recipe.sensitivity.metric == "harm", report=report)
+    loaded = loaded or analyse(study, spec=_spec_of(recipe), also=(recipe.sensitivity.metric,), report=report)
     check_recipe(study, recipe)
     recipe = realised(study, recipe, loaded)
     allocation = solve(study, recipe)
@@ -174,7 +174,7 @@ def run_controls(
     report: Report = silent,
 ) -> list[Trial]:
     """Quantize and measure every control of a recipe."""
-    loaded = loaded or analyse(study, spec=_spec_of(recipe), harm=False, report=report)
+    loaded = loaded or analyse(study, spec=_spec_of(recipe), also=(), report=report)
     trials = []
     recipes = control_recipes(recipe, widths)
     for done, one in enumerate(recipes):

@@ -73,7 +73,7 @@ def refine(
             expected="a trial that was only quantized",
             todo="Refine its parent, or train with `update_every` set",
         )
-    loaded = loaded or analyse(study, harm=False, report=report)
+    loaded = loaded or analyse(study, also=(), report=report)
     recipe = replace(trial.recipe, update=update)
     name = trial_id(recipe, trial.id, "refine")
     if (found := finished(study, name)) is not None:
