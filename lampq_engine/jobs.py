@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lampq_engine.errors import InputError
 from lampq_engine.files import read_json, safe_name, write_json
-from lampq_engine.journal import Report, read_events, seconds_left
+from lampq_engine.journal import read_events, seconds_left
 from lampq_engine.store import Study
 
 ENDINGS = ("finished", "failed", "cancelled")
@@ -179,17 +179,30 @@ def open_job(study: Study, name: str) -> Job:
 
 
 @contextlib.contextmanager
-def device_turn(root: Path, report: Report | None = None, on_wait: Any = None) -> Iterator[None]:
-    """One job on the device at a time: hold the root's lock, waiting for whoever holds it now."""
+def device_turn(root: Path, on_wait: Callable[[], object] | None = None) -> Iterator[Callable[[], None]]:
+    """One job on the device at a time: hold the root's lock, waiting for whoever holds it now.
+
+    Yields a function that lets a waiting job, if there is one, run first and then goes on; long work that nobody
+    waits for calls it now and then.
+    """
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".device.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait:
-                on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+
+        def take() -> None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait:
+                    on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+
+        def pass_on() -> None:
+            fcntl.flock(file, fcntl.LOCK_UN)
+            time.sleep(0.02)  # a waiting job is woken and takes the lock meanwhile
+            take()
+
+        take()
+        yield pass_on
 
 
 def _new_folder(parent: Path) -> Path:

@@ -192,6 +192,27 @@ def test_the_device_is_used_by_one_at_a_time(tmp_path: Path) -> None:
     assert len(waited) == 3
 
 
+def test_a_turn_is_passed_on_and_comes_back(tmp_path: Path) -> None:
+    order: list[str] = []
+    waiting = threading.Event()
+
+    def short() -> None:
+        with device_turn(tmp_path, on_wait=waiting.set):
+            order.append("short")
+
+    with device_turn(tmp_path) as pass_on:
+        other = threading.Thread(target=short)
+        other.start()
+        assert waiting.wait(10)
+        for _ in range(200):
+            pass_on()
+            if order:
+                break
+        order.append("long")
+    other.join(10)
+    assert order == ["short", "long"]
+
+
 def test_a_turn_ends_with_its_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), device_turn(tmp_path):
         _ = 1 // 0

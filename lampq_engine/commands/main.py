@@ -86,7 +86,8 @@ def _turn(options: argparse.Namespace, journal: Journal) -> Iterator[None]:
     if not options.device:
         yield
         return
-    with device_turn(studies_root(), on_wait=lambda: journal.emit("waiting", message="Waiting for another job")):
+    waiting = "Waiting for another job"
+    with device_turn(studies_root(), on_wait=lambda: journal.emit("waiting", message=waiting)) as options.pass_on:
         yield
 
 

@@ -42,11 +42,13 @@ def analyse(
     spec: SensitivitySpec | None = None,
     quantization: QuantizationSpec | None = None,
     also: Collection[str] = LONG_METRICS,
+    between: Callable[[], None] = lambda: None,
     report: Report = silent,
 ) -> Loaded:
     """Survey, float accuracy, Fisher and type factors of a study, and the longer metrics named in `also`.
 
-    What is there already is kept.
+    What is there already is kept. `between` is called now and then during the longer metrics, which nobody has to
+    wait for: other work may run then.
 
     Without `spec` the settings of its last analysis hold, so that a later step never measures anything anew unasked.
     Returns the loaded model and data, so that a caller can go on with them.
@@ -62,7 +64,13 @@ def analyse(
     _record(study, loaded, spec)
     logits = float_logits(study, loaded, "validation", report=report)
     once(study.path / "float.json", loaded.key, lambda: to_plain(score(logits, loaded.data.validation.labels)))
-    _sensitivities(study, loaded, spec, quantization, also, report)
+    _sensitivities(study, loaded, spec, quantization, report)
+
+    def patient(stage: str, done: int = 0, total: int = 0, **values: Any) -> None:
+        report(stage, done, total, **values)
+        between()
+
+    _long_metrics(study, loaded, spec, quantization, also, patient)
     return loaded
 
 
@@ -102,7 +110,6 @@ def _sensitivities(
     loaded: Loaded,
     spec: SensitivitySpec,
     quantization: QuantizationSpec,
-    also: Collection[str],
     report: Report,
 ) -> None:
     layers, images = loaded.layers, loaded.data.calibration
@@ -129,6 +136,22 @@ def _sensitivities(
 
     keep("lampq", type_aware)
     keep("random", lambda: random_scores(layers, PAIRS, base=spec.base, seed=spec.seed))
+
+
+def _long_metrics(
+    study: Study,
+    loaded: Loaded,
+    spec: SensitivitySpec,
+    quantization: QuantizationSpec,
+    also: Collection[str],
+    report: Report,
+) -> None:
+    layers, images = loaded.layers, loaded.data.calibration
+    key = key_of(loaded.key, to_plain(spec), to_plain(quantization))
+
+    def keep(name: str, make: Callable[[], Sensitivity]) -> None:
+        once(study.path / "sensitivity" / f"{name}.json", key, lambda: sensitivity_plain(make()))
+
     if "output" in also:
         keep(
             "output",
