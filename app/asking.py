@@ -13,8 +13,8 @@ from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
 from lampq_engine.figures.names import BUDGET_NAMES, KIND_HELP, KIND_NAMES
 from lampq_engine.files import write_bytes
-from lampq_engine.plain import help_of
-from lampq_engine.recipe import AllocationSpec, Budgets, Menu, Recipe, default_menus, to_toml
+from lampq_engine.plain import from_plain, help_of
+from lampq_engine.recipe import AllocationSpec, Budgets, Menu, Recipe, SensitivitySpec, default_menus, to_toml
 from lampq_engine.store import Study
 from lampq_engine.types import FLOAT_BITS, KINDS, Bits, Kind, Layer
 
@@ -113,8 +113,10 @@ def other_budgets(driven: str, tied: bool) -> Budgets:
 
 def recipe_of(study: Study, metric: str, spec: AllocationSpec, title: str) -> Recipe:
     """The recipe of an allocation, tied to the very weights it was made for."""
-    model = replace(study.model, hash=str(analysis(study).get("weights_hash", "")))
-    sensitivity = replace(study.sensitivity_spec, metric=metric)
+    known = analysis(study)
+    model = replace(study.model, hash=str(known.get("weights_hash", "")))
+    settings = from_plain(SensitivitySpec, known.get("sensitivity", {}), "analysis.json: sensitivity")
+    sensitivity = replace(settings, metric=metric)
     return Recipe(
         title=title, source="our choice", model=model, data=study.data, sensitivity=sensitivity, allocation=spec
     )
