@@ -423,10 +423,11 @@ def imagenet(part: str) -> str:
 
 @pytest.mark.slow
 def test_float_deit_tiny_scores_its_known_accuracy_on_the_sample() -> None:
+    validation, calibration = imagenet("validation"), imagenet("calibration")
     model = timm.create_model(f"local-dir:{SHARED / 'models' / 'deit_tiny_patch16_224'}", pretrained=True).eval()
     data = load(
-        imagenet("validation"),
-        calibration_source=imagenet("calibration"),
+        validation,
+        calibration_source=calibration,
         model_config=resolve_data_config({}, model=model),
         num_classes=model.num_classes,
         calibration_images=200,
