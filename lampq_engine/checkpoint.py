@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lampq_engine.files import write_bytes
-from lampq_engine.quantize import Quantized, quantized_layers
-from lampq_engine.quantizers import LogSqrt2, Quantizer, Uniform
+from lampq_engine.quantized import Quantized, quantized_layers
+from lampq_engine.quantizers import Log, Quantizer, Uniform
 
 NAME = "checkpoint.safetensors"
 Form = tuple[str, int] | None  # class and width of a quantizer; None: float
@@ -95,7 +95,7 @@ def forms(model: nn.Module) -> dict[str, list[Form]]:
     """Class and width of the quantizers of every layer, its weight's first; a state dict does not say them."""
 
     def form(quantizer: nn.Module | None) -> Form:
-        known = isinstance(quantizer, Uniform | LogSqrt2)
+        known = isinstance(quantizer, Uniform | Log)
         return (type(quantizer).__name__, quantizer.bits) if known else None  # type: ignore[union-attr,return-value]
 
     return {
@@ -120,18 +120,18 @@ def _rebuild_(model: nn.Module, wanted: Mapping[str, list[Form]], state: State) 
             for form, place in zip(row, places, strict=True)
         ]
         weight = made[0]
-        assert not isinstance(weight, LogSqrt2)
+        assert not isinstance(weight, Log)
         op = old.op if isinstance(old, Quantized) else old
         model.set_submodule(name, Quantized(op, weight, made[1:]).to(device))
     learn_(model)
 
 
-_BUFFERS = {"Uniform": ("scale", "zero"), "LogSqrt2": ("scale",)}
+_BUFFERS = {"Uniform": ("scale", "zero"), "Log": ("scale", "q", "shift")}
 
 
 def _quantizer(form: tuple[str, int], buffers: State) -> Quantizer:
     kind, bits = form
-    return Uniform(bits, **buffers) if kind == "Uniform" else LogSqrt2(bits, **buffers)
+    return Uniform(bits, **buffers) if kind == "Uniform" else Log(bits, **buffers)
 
 
 def learn_(model: nn.Module) -> None:

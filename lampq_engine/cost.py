@@ -10,13 +10,15 @@ from lampq_engine.types import FLOAT_BITS, Bits, Cost, Layer, in_mean
 
 SCALE_BYTES = 6  # per output channel of a quantized weight: a float32 scale and an int16 zero point
 INPUT_BYTES = 8  # per quantized input: a float32 scale and a float32 zero point
+LOG_BYTES = 12  # of a logarithmic quantizer: scale, base, shift
 
 
 def layer_bytes(layer: Layer, bits: Bits) -> int:
     """Bytes that the packed file spends on one layer's codes, scales and zero points; biases are counted apart."""
     inputs = 0 if bits.activations == FLOAT_BITS else INPUT_BYTES
     if layer.is_matmul:
-        return inputs + (0 if bits.weights == FLOAT_BITS else INPUT_BYTES)
+        left = LOG_BYTES if inputs and layer.kind == "context" else inputs
+        return max(1, layer.heads) * (left + (0 if bits.weights == FLOAT_BITS else INPUT_BYTES))
     if bits.weights == FLOAT_BITS:
         return 4 * layer.weights + inputs
     return -(-layer.weights * bits.weights // 8) + SCALE_BYTES * layer.channels + inputs

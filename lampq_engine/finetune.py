@@ -27,7 +27,7 @@ from lampq_engine.data import Images
 from lampq_engine.errors import InputError
 from lampq_engine.evaluate import device_of, divergence, evaluate
 from lampq_engine.journal import Report, silent
-from lampq_engine.quantize import quantizers_of
+from lampq_engine.quantized import quantizers_of
 from lampq_engine.recipe import TrainingSpec
 
 HELD = 0.1  # share of the training images that are kept from training, to choose the epoch on

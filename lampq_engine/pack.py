@@ -1,9 +1,9 @@
 """The packed file: a safetensors file whose weights take their bits, and which loads back to the simulated model.
 
 Tensors: `codes` (uint8, every layer's codes as one dense bit stream per layer, first bit first), `scales` (float32) and
-`zeros` (int16, twice the zero point, which may be half-integer) per output channel, `inputs` (float32, scale and zero
-point of every quantized input), and every other tensor of the model under its own name. The metadata say which layer
-takes how much of each, and how to build the model.
+`zeros` (int16, twice the zero point, which may be half-integer) per output channel, `inputs` (float32, scales and zero
+points of every quantized input, or scales, bases and shifts of a logarithmic one), and every other tensor of the model
+under its own name. The metadata say which layer takes how much of each, and how to build the model.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from lampq_engine.errors import InputError
 from lampq_engine.files import write_bytes
 from lampq_engine.models import route_matmuls_
-from lampq_engine.quantize import Quantized, quantized_layers
-from lampq_engine.quantizers import LogSqrt2, Quantizer, Uniform
+from lampq_engine.quantized import Quantized, quantized_layers
+from lampq_engine.quantizers import Log, Quantizer, Uniform
 from lampq_engine.recipe import Recipe, to_toml
 from lampq_engine.types import FLOAT_BITS, Layer
 
-FORMAT = "lampq-packed-1"
+FORMAT = "lampq-packed-2"
 BUFFERS = ("scale", "zero", "log_step", "shift")
 
 
@@ -55,7 +55,7 @@ def fixed_bytes(model: nn.Module, layers: Sequence[Layer]) -> int:
     """Bytes of a packed file beside its layers' codes, scales and zero points: floats, header, recipe."""
     weights = {f"{layer.name}.weight" for layer in layers if layer.weights}
     floats = {name: tensor for name, tensor in _floats(model).items() if name not in weights}
-    table = [_row(layer.name, 4, ["u4", "u4"] if layer.is_matmul else ["u4"]) for layer in layers]
+    table = [_row(layer.name, 4, [f"u4x{layer.heads}"] * 2 if layer.is_matmul else ["u4"]) for layer in layers]
     empty = {name: torch.zeros(0) for name in ("codes", "scales", "zeros", "inputs")}
     return len(save(empty | floats, _metadata(model, table, Recipe())))
 
@@ -71,14 +71,14 @@ def _content(model: nn.Module, recipe: Recipe) -> tuple[dict[str, Tensor], dict[
             scales.append(quantizer.step.detach().flatten().float().cpu())
             zeros.append((2 * quantizer.zero).round().to(torch.int16).flatten().cpu())
             floats.pop(f"{name}.weight")
-        inputs += [_numbers(q) for q in module.input_quantizers if isinstance(q, Uniform | LogSqrt2)]
+        inputs += [_numbers(q) for q in module.input_quantizers if isinstance(q, Uniform | Log)]
         tags = [_tag(q) for q in module.input_quantizers]
         table.append(_row(name, quantizer.bits if quantizer else FLOAT_BITS, tags))
     tensors = {
         "codes": _joined(codes, torch.uint8),
         "scales": _joined(scales, torch.float32),
         "zeros": _joined(zeros, torch.int16),
-        "inputs": torch.stack(inputs) if inputs else torch.zeros(0, 2),
+        "inputs": _joined(inputs, torch.float32),
     }
     return tensors | floats, _metadata(model, table, recipe)
 
@@ -97,20 +97,21 @@ def _floats(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _row(name: str, bits: int, tags: Sequence[str]) -> list[Any]:
-    return [name, bits, "".join(tags)]
+    return [name, bits, ",".join(tags)]
 
 
 def _tag(quantizer: nn.Module) -> str:
-    """Two characters: the kind of an input's quantizer and its width."""
-    if isinstance(quantizer, Uniform | LogSqrt2):
-        return f"{'u' if isinstance(quantizer, Uniform) else 'l'}{quantizer.bits}"
-    return "--"
+    """The kind of an input's quantizer, its width, and its number of scales where that is not one: `u4x3`."""
+    if not isinstance(quantizer, Uniform | Log):
+        return ""
+    count = quantizer.scale.numel()
+    return f"{'u' if isinstance(quantizer, Uniform) else 'l'}{quantizer.bits}" + (f"x{count}" if count > 1 else "")
 
 
 def _numbers(quantizer: Quantizer) -> Tensor:
-    if isinstance(quantizer, LogSqrt2):
-        return torch.stack([quantizer.scale.cpu(), torch.zeros(())])
-    return torch.stack([quantizer.step.detach().cpu(), quantizer.zero.cpu()])
+    if isinstance(quantizer, Log):
+        return torch.cat([t.reshape(-1) for t in (quantizer.scale, quantizer.q, quantizer.shift)]).float().cpu()
+    return torch.cat([quantizer.step.detach().reshape(-1), quantizer.zero.reshape(-1)]).float().cpu()
 
 
 def _metadata(model: nn.Module, table: Sequence[list[Any]], recipe: Recipe) -> dict[str, str]:
@@ -193,17 +194,22 @@ def _fill_(model: nn.Module, table: Sequence[Sequence[Any]], tensors: dict[str, 
             tensors[f"{name}.weight"] = (level - weight.zero) * weight.scale
             if f"{name}.bias" in tensors and op.bias is None:
                 op.bias = nn.Parameter(tensors[f"{name}.bias"].clone())
-        found = [tags[i : i + 2] for i in range(0, len(tags), 2)]
-        quantizers = [_restored(tag, inputs(1)[0]) if tag != "--" else None for tag in found]
+        quantizers = [_restored(tag, inputs) if tag else None for tag in tags.split(",")]
         model.set_submodule(name, Quantized(op, weight, quantizers))
     own = {name: name.replace(".op.", ".") for name in model.state_dict() if "_quantizer" not in name}
     model.load_state_dict({name: tensors[plain] for name, plain in own.items()}, strict=False)
 
 
-def _restored(tag: str, numbers: Tensor) -> Quantizer:
+def _restored(tag: str, numbers: Any) -> Quantizer:
+    bits, _, count = tag[1:].partition("x")
+    shape = (int(count), 1, 1) if count else ()
+
+    def number() -> Tensor:
+        return numbers(int(count or 1)).view(shape)
+
     if tag[0] == "l":
-        return LogSqrt2(int(tag[1:]), numbers[0])
-    return Uniform(int(tag[1:]), numbers[0], numbers[1])
+        return Log(int(bits), number(), number(), number())
+    return Uniform(int(bits), number(), number())
 
 
 def iter_split(tensor: Tensor) -> Any:

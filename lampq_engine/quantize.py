@@ -1,116 +1,41 @@
-"""Making a model's layers take their bit-widths: one wrapper for linear, convolution and matmul."""
+"""Making a model's layers take their bit-widths: folds first, then every layer fitted and wrapped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from lampq_engine.folds import Pair, fold_, modules_of, repq
-from lampq_engine.quantizers import LogSqrt2, Quantizer, Uniform, fit_input, fit_output, fit_tensor, fit_weight
+from lampq_engine.attention_folds import Attention, attentions, fold_values_, linears, value_rule
+from lampq_engine.fitting import Seen, wrap
+from lampq_engine.folds import Pair, modules_of, norm_pairs, repq
+from lampq_engine.folds import fold_ as fold_norm_
+from lampq_engine.importance import importances
+from lampq_engine.journal import Report, silent
+from lampq_engine.quantized import Quantized, place_
 from lampq_engine.recipe import QuantizationSpec
+from lampq_engine.sequence import quantize_in_sequence_
 from lampq_engine.types import FLOAT_BITS, Bits, Layer
 
 
-class Quantized(nn.Module):
-    """A linear layer, convolution or matmul whose weight and inputs are rounded before it runs.
+@dataclass(frozen=True)
+class Folds:
+    """What of a model can be rewritten exactly: its (norm, linears) pairs and its attentions."""
 
-    `shift` (O,), where there is one, is added to the layer's bias: the bias correction.
-    """
-
-    shift: Tensor | None
-
-    def __init__(self, op: nn.Module, weight: Uniform | None, inputs: Sequence[Quantizer | None]) -> None:
-        super().__init__()
-        self.op = op
-        self.weight_quantizer = weight
-        self.input_quantizers = nn.ModuleList([nn.Identity() if q is None else q for q in inputs])
-        self.register_buffer("shift", None, persistent=False)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        rounded = tuple(q(x) for q, x in zip(self.input_quantizers, inputs, strict=True))
-        changed = {} if self.weight_quantizer is None else {"weight": self.weight_quantizer(self.op.weight)}
-        if self.shift is not None:
-            changed["bias"] = self.op.get_parameter("bias") + self.shift
-        return functional_call(self.op, changed, rounded) if changed else self.op(*rounded)
-
-    def settle_(self) -> None:
-        """Make the corrected bias the bias."""
-        if self.shift is not None:
-            with torch.no_grad():
-                self.op.get_parameter("bias").add_(self.shift)
-            self.shift = None
-
-    @property
-    def weight(self) -> Tensor:
-        """The float weight behind the quantizer."""
-        return self.op.weight  # type: ignore[return-value]
-
-    @property
-    def bias(self) -> Tensor | None:
-        return self.op.bias  # type: ignore[return-value]
+    norms: tuple[Pair, ...] = ()
+    attentions: tuple[Attention, ...] = ()
 
 
-def quantizers_of(model: nn.Module) -> Iterator[Quantizer]:
-    """Every fitted quantizer of a model."""
-    return (module for module in model.modules() if isinstance(module, Uniform | LogSqrt2))
+NO_FOLDS = Folds()
 
 
-def quantized_layers(model: nn.Module) -> dict[str, Quantized]:
-    """The wrapped layers of a model, by the name of the layer they wrap."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Quantized)}
-
-
-def input_widths(layer: Layer, bits: Bits) -> tuple[int, ...]:
-    """Widths of a layer's inputs: one for a weight layer; for a matmul its left, then its right operand."""
-    return (bits.activations, bits.weights) if layer.is_matmul else (bits.activations,)
-
-
-def wrap(op: nn.Module, layer: Layer, bits: Bits, inputs: Sequence[Tensor], spec: QuantizationSpec) -> Quantized:
-    """Fit the quantizers of one layer on its weight and its float inputs, and wrap it."""
-    search = "minmax" if spec.range == "minmax" else "mse"
-    if layer.is_matmul:
-        return Quantized(op, None, fit_operands(layer, bits, inputs, spec.softmax, search))
-    assert isinstance(op.weight, Tensor)
-    weight = None if bits.weights == FLOAT_BITS else fit_weight(op.weight, bits.weights, search)
-    x = inputs[0]
-    if bits.activations == FLOAT_BITS:
-        fitted = None
-    elif spec.range == "output" and isinstance(op, nn.Linear):
-        fitted = fit_output(x, bits.activations, op.weight)
-    else:
-        fitted = fit_tensor(x, bits.activations, search)
-    module = Quantized(op, weight, [fitted])
-    if spec.bias == "correct" and op.bias is not None:
-        module.shift = mean_error(module, x)
-    return module
-
-
-def fit_operands(
-    layer: Layer, bits: Bits, inputs: Sequence[Tensor], softmax: str, search: str
-) -> list[Quantizer | None]:
-    """Fit a quantizer to both operands of a matmul; None where one stays in float."""
-    names = [softmax if layer.kind == "context" else "uniform", "uniform"]
-    widths = (bits.activations, bits.weights)
-    return [
-        None if width == FLOAT_BITS else fit_input(x, width, name=name, search=search)
-        for x, width, name in zip(inputs, widths, names, strict=True)
-    ]
-
-
-@torch.no_grad()
-def mean_error(module: Quantized, x: Tensor) -> Tensor:
-    """What quantization takes from the mean of each output channel on `x`, (O,): empirical bias correction.
-
-    Nagel et al. 2019, section 4.2, with the inputs quantized as well (our choice).
-    """
-    before, after = module.op.forward(x), Quantized.forward(module, x)
-    channel = 1 if isinstance(module.op, nn.Conv2d) else before.dim() - 1
-    return (before - after).mean([d for d in range(before.dim()) if d != channel])
+def folds_of(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> Folds:
+    """Everything that can be rewritten in a model, each rewrite proven on a float64 copy."""
+    return Folds(tuple(norm_pairs(model, layers, example)), tuple(attentions(model, layers, example)))
 
 
 @contextmanager
@@ -142,6 +67,14 @@ def watch_inputs(
 
 
 @torch.no_grad()
+def fold_(model: nn.Module, folds: Folds, widths: Mapping[str, int], images: Tensor, spec: QuantizationSpec) -> None:
+    """Rewrite norms and attention by the rules of the recipe, at the activation widths given; float ones stay."""
+    fold_norms_(model, folds.norms, widths, images, spec)
+    if spec.values == "fold":
+        fold_attentions_(model, folds.attentions, widths, images, "minmax" if spec.range == "minmax" else "mse")
+
+
+@torch.no_grad()
 def fold_norms_(
     model: nn.Module, pairs: Sequence[Pair], widths: Mapping[str, int], images: Tensor, spec: QuantizationSpec
 ) -> None:
@@ -159,8 +92,31 @@ def fold_norms_(
     with watch_inputs(model, list(readers), see):
         model(images)
     for name, (scale, shift) in rules.items():
-        norm, linears = modules_of(model, readers[name])
-        fold_(norm, linears, scale, shift)
+        norm, readers_of = modules_of(model, readers[name])
+        fold_norm_(norm, readers_of, scale, shift)
+
+
+@torch.no_grad()
+def fold_attentions_(
+    model: nn.Module, found: Sequence[Attention], widths: Mapping[str, int], images: Tensor, search: str
+) -> None:
+    """Rewrite the values of every attention whose product with them or whose projection rounds its inputs."""
+    values: dict[str, Tensor] = {}
+    context: dict[str, Tensor] = {}
+    of_context, of_proj = {one.context: one for one in found}, {one.proj: one for one in found}
+
+    def see(name: str, inputs: tuple[Tensor, ...]) -> None:
+        if name in of_context:
+            values[name] = inputs[1]
+        else:
+            context[of_proj[name].context] = inputs[0]
+
+    with watch_inputs(model, [*of_context, *of_proj], see):
+        model(images)
+    for name, one in of_context.items():
+        width = min(widths.get(name, FLOAT_BITS), widths.get(one.proj, FLOAT_BITS))
+        if width != FLOAT_BITS:
+            fold_values_(*linears(model, one), *value_rule(values[name], context[name], width, search))
 
 
 @torch.no_grad()
@@ -171,24 +127,41 @@ def quantize_(
     images: Tensor,
     *,
     spec: QuantizationSpec,
-    pairs: Sequence[Pair] = (),
+    folds: Folds = NO_FOLDS,
+    report: Report = silent,
 ) -> None:
-    """Quantize a float model in place: fold, fit every quantizer on `images` (N, C, H, W) in one forward, wrap.
+    """Quantize a float model in place: fold, fit every quantizer on `images` (N, C, H, W), wrap.
 
-    Quantizers are fitted on float inputs, layer by layer in parallel, as RepQ-ViT does. A layer at 32/32 stays.
+    Quantizers are fitted on float inputs, layer by layer in parallel, as RepQ-ViT and AdaLog do; with compensation or
+    reconstruction they are fitted in sequence, each on what the layers before it make of the images. A layer at
+    32/32 stays.
     """
-    fold_norms_(model, pairs, {name: pair.activations for name, pair in bits.items()}, images, spec)
-    chosen = {layer.name: layer for layer in layers if bits[layer.name] != Bits(FLOAT_BITS, FLOAT_BITS)}
+    fold_(model, folds, {name: pair.activations for name, pair in bits.items()}, images, spec)
+    chosen = [layer for layer in layers if bits[layer.name] != Bits(FLOAT_BITS, FLOAT_BITS)]
+    if spec.compensate == "none" and spec.reconstruct == 0:
+        _in_parallel_(model, chosen, bits, images, spec)
+    else:
+        quantize_in_sequence_(model, chosen, bits, images, spec=spec, report=report)
+
+
+def _in_parallel_(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    bits: Mapping[str, Bits],
+    images: Tensor,
+    spec: QuantizationSpec,
+) -> None:
+    heard = importances(model, [layer.name for layer in layers], images) if spec.importance == "fisher" else {}
     wrapped: dict[str, Quantized] = {}
+    by_name = {layer.name: layer for layer in layers}
 
     def see(name: str, inputs: tuple[Tensor, ...]) -> None:
-        wrapped[name] = wrap(model.get_submodule(name), chosen[name], bits[name], inputs, spec)
+        seen = Seen(model.get_submodule(name), by_name[name], inputs, spec, heard.get(name))
+        wrapped[name] = wrap(seen, bits[name])
 
-    with watch_inputs(model, list(chosen), see):
+    with watch_inputs(model, list(by_name), see):
         model(images)
-    for name, module in wrapped.items():
-        module.settle_()
-        model.set_submodule(name, module)
+    place_(model, wrapped)
 
 
 @torch.no_grad()
@@ -202,20 +175,8 @@ def refit_(
     def see(name: str, inputs: tuple[Tensor, ...]) -> None:
         op = model.get_submodule(name)
         assert isinstance(op, Quantized)
-        wrapped[name] = wrap(op.op, chosen[name], bits[name], inputs, spec)
+        wrapped[name] = wrap(Seen(op.op, chosen[name], inputs, spec), bits[name])
 
     with watch_inputs(model, list(chosen), see):
         model(images)
-    for name, module in wrapped.items():
-        module.settle_()
-        model.set_submodule(name, module)
-
-
-@contextmanager
-def alone(model: nn.Module, name: str, module: Quantized) -> Iterator[None]:
-    """The model with one layer quantized and everything else in float, for a while."""
-    model.set_submodule(name, module)
-    try:
-        yield
-    finally:
-        model.set_submodule(name, module.op)
+    place_(model, wrapped)

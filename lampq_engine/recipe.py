@@ -145,14 +145,45 @@ class QuantizationSpec:
     )
     fold: str = setting("repq", "rewrite after LayerNorm: RepQ-ViT's per-channel scales, or none", ("repq", "none"))
     softmax: str = setting(
-        "auto",
-        "quantizer after softmax: log-sqrt(2), uniform, or whichever has the least squared error",
-        ("auto", "log_sqrt2", "uniform"),
+        "adalog",
+        "quantizer after softmax: AdaLog's rational base, log-sqrt(2), uniform, or auto: AdaLog's or uniform, "
+        "whichever has the least squared error",
+        ("adalog", "log_sqrt2", "uniform", "auto"),
     )
+    gelu: str = setting(
+        "auto",
+        "quantizer after GELU: AdaLog's shifted logarithm, uniform, or whichever has the least error in the output",
+        ("auto", "adalog", "uniform"),
+    )
+    operands: str = setting(
+        "head", "ranges of the attention matmuls' operands: one a head, or one for the tensor", ("head", "tensor")
+    )
+    importance: str = setting(
+        "even",
+        "weight the errors of every search by what each token and channel means to the prediction, or all alike",
+        ("even", "fisher"),
+    )
+    values: str = setting(
+        "fold",
+        "rewrite of attention's values: scale and shift each channel so that one range fits all, or none",
+        ("fold", "none"),
+    )
+    compensate: str = setting(
+        "none",
+        "round weights against the rounded inputs, layer after layer: by ridge regression, by feedback from column to "
+        "column (GPTQ), by both, or round each weight alone",
+        ("none", "ridge", "feedback", "both"),
+    )
+    reconstruct: int = setting(
+        0, "passes over the calibration images in which each block learns to put out what the float block does"
+    )
+    reconstruct_rate: float = setting(1e-4, "learning rate of the weights in block reconstruction")
     images: int = setting(32, "calibration images the quantizers are fitted on")
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check(self.reconstruct >= 0, "quantization.reconstruct", self.reconstruct, "0 (none) or a positive number")
+        check(self.reconstruct_rate > 0, "quantization.reconstruct_rate", self.reconstruct_rate, "a positive number")
         check(self.images > 0, "quantization.images", self.images, "a positive number")
 
 

@@ -19,9 +19,11 @@ from lampq_engine.data import Images
 from lampq_engine.errors import InputError
 from lampq_engine.evaluate import evaluate, predict
 from lampq_engine.finetune import finetune_, rate, shifted, split
+from lampq_engine.fitting import Seen, input_widths, wrap
 from lampq_engine.journal import Report, silent
 from lampq_engine.models import route_matmuls_, survey
-from lampq_engine.quantize import Quantized, input_widths, quantize_, quantized_layers, quantizers_of, wrap
+from lampq_engine.quantize import quantize_
+from lampq_engine.quantized import Quantized, quantized_layers, quantizers_of
 from lampq_engine.quantizers import Uniform, fake_quantize
 from lampq_engine.recipe import QuantizationSpec, TrainingSpec
 from lampq_engine.types import Bits, Layer
@@ -243,7 +245,7 @@ def test_bits_that_change_on_the_way_are_resumed_too(teacher: nn.Module, tmp_pat
             bits = Bits(2, 2)
             assert input_widths(layer, bits) == (2,)
             x = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(epoch))
-            model.set_submodule(layer.name, wrap(op, layer, bits, [x], QuantizationSpec(bias="keep")))
+            model.set_submodule(layer.name, wrap(Seen(op, layer, [x], QuantizationSpec(bias="keep")), bits))
             if isinstance(head := model.get_submodule("head"), Quantized):
                 model.set_submodule("head", head.op)
 

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lampq_engine.data import load_dataset
+from lampq_engine.fitting import Seen, wrap
 from lampq_engine.models import load_model, preprocessing, route_matmuls_, survey
-from lampq_engine.quantize import Quantized, alone, watch_inputs, wrap
+from lampq_engine.quantize import watch_inputs
+from lampq_engine.quantized import Quantized, alone
 from lampq_engine.recipe import QuantizationSpec
 from lampq_engine.sensitivity import fisher_traces, output_fisher
 from lampq_engine.types import Bits, Layer
@@ -21,7 +23,7 @@ def quantized(model: nn.Module, layer: Layer, bits: Bits, x: Tensor) -> Quantize
     found: list[Quantized] = []
 
     def see(name: str, inputs: tuple[Tensor, ...]) -> None:
-        found.append(wrap(model.get_submodule(name), layer, bits, inputs, SPEC))
+        found.append(wrap(Seen(model.get_submodule(name), layer, inputs, SPEC), bits))
 
     with torch.no_grad(), watch_inputs(model, [layer.name], see):
         model(x)

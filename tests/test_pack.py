@@ -13,10 +13,10 @@ from torch import nn
 
 from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
-from lampq_engine.folds import norm_pairs
 from lampq_engine.models import load_model, route_matmuls_, survey
 from lampq_engine.pack import fixed_bytes, load_packed, pack_bits, unpack_bits, write_packed
-from lampq_engine.quantize import quantize_, quantized_layers
+from lampq_engine.quantize import folds_of, quantize_
+from lampq_engine.quantized import quantized_layers
 from lampq_engine.recipe import QuantizationSpec, Recipe
 from lampq_engine.types import Bits, Layer
 
@@ -49,9 +49,9 @@ def quantized(model: nn.Module, size: tuple[int, ...]) -> tuple[nn.Module, list[
     source = random.Random(0)
     bits = {layer.name: Bits(source.choice([2, 3, 4, 5, 8]), source.choice([3, 4, 6, 8])) for layer in layers}
     bits[layers[1].name], bits[layers[5].name] = Bits(32, 32), Bits(4, 32)
-    pairs = norm_pairs(model, layers, images[:1])
+    folds = folds_of(model, layers, images[:1])
     result = copy.deepcopy(model)
-    quantize_(result, layers, bits, images, spec=QuantizationSpec(images=6), pairs=pairs)
+    quantize_(result, layers, bits, images, spec=QuantizationSpec(images=6), folds=folds)
     return result.eval(), layers, images, bits
 
 

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from lampq_engine.quantizers import (
     INPUT_FITS,
-    LogSqrt2,
+    Log,
     Quantizer,
     Uniform,
     fit_channels,
     fit_input,
-    fit_output,
+    fit_log_context,
     fit_tensor,
     fit_weight,
+    values_of,
 )
 
 
@@ -32,10 +33,17 @@ def gaussian(*shape: int) -> Tensor:
 FITS = {
     "weight": lambda bits: (fit_weight(gaussian(16, 48), bits), gaussian(16, 48)),
     "tensor": lambda bits: (fit_tensor(gaussian(64, 48), bits), gaussian(64, 48)),
-    "output": lambda bits: (fit_output(gaussian(64, 48), bits, torch.eye(48)), gaussian(64, 48)),
+    "gram": lambda bits: (fit_weight(gaussian(16, 48), bits, gram=torch.eye(48)), gaussian(16, 48)),
+    "heads": lambda bits: (fit_tensor(gaussian(4, 3, 20, 8), bits, heads=3), gaussian(4, 3, 20, 8)),
+    "context": lambda bits: (fit_log_context(probabilities(), gaussian(4, 3, 20, 8), bits), probabilities()),
+    "gelu": lambda bits: (fit_input(gelu(), bits, name="adalog"), gelu()),
     "log_sqrt2": lambda bits: (fit_input(probabilities(), bits, name="log_sqrt2"), probabilities()),
     "auto": lambda bits: (fit_input(probabilities(), bits, name="auto"), probabilities()),
 }
+
+
+def gelu() -> Tensor:
+    return torch.nn.functional.gelu(gaussian(64, 48))
 
 
 def error(quantizer: Quantizer, x: Tensor) -> float:
@@ -46,10 +54,11 @@ def error(quantizer: Quantizer, x: Tensor) -> float:
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 def test_levels(name: str, bits: int) -> None:
     quantizer, x = FITS[name](bits)
-    per_channel = name == "weight"
-    rows = quantizer(x).flatten(1) if per_channel else quantizer(x).view(1, -1)
-    most = max(len(row.unique()) for row in rows)
-    assert most <= 2**bits + isinstance(quantizer, LogSqrt2)  # the log grid has a level of its own for zero
+    rounded = quantizer(x)
+    if name in ("heads", "context"):
+        rounded = rounded.transpose(0, 1)
+    rows = rounded.flatten(1) if quantizer.scale.numel() > 1 else rounded.reshape(1, -1)
+    assert max(len(row.unique()) for row in rows) <= 2**bits
 
 
 @pytest.mark.parametrize("name", FITS)
@@ -78,11 +87,11 @@ def test_uniform_error_falls_fourfold_per_bit() -> None:
 def test_log_sqrt2_follows_the_formula() -> None:
     """RepQ-ViT's dequantization `s 2^-ceil(q/2) (1 + odd(q) (sqrt2 - 1))`, written out as it is printed."""
     x = probabilities().flatten()
-    quantizer = LogSqrt2(4, torch.tensor(0.9))
+    quantizer = Log(4, torch.tensor(0.9), torch.tensor(18.5))
     q = torch.round(-2 * torch.log2(x / 0.9)).clamp(min=0)
     odd = (q % 2 == 1).double()
     expected = 0.9 * 2.0 ** -torch.ceil(q / 2).double() * (1 + odd * (2**0.5 - 1))
-    expected[q >= 16] = 0
+    expected[q >= 15] = 0  # the last of the 16 codes is zero
     torch.testing.assert_close(quantizer(x).double(), expected, rtol=1e-5, atol=1e-7)
 
 
@@ -109,8 +118,9 @@ def test_weight_search_is_near_the_best_grid() -> None:
 
 
 def test_output_search_minimises_the_output_error() -> None:
-    weight, x = gaussian(8, 32), gaussian(512, 32) ** 3
-    by_output = fit_output(x, 3, weight)
+    """Weighted by what reads each channel, the range has the lesser output error than the tensor's own."""
+    weight, x = gaussian(8, 32) * torch.linspace(0.01, 3, 32), gaussian(512, 32) ** 3
+    by_output = fit_tensor(x, 3, channels=weight.square().sum(0))
     by_tensor = fit_tensor(x, 3)
 
     def output_error(quantizer: Uniform) -> float:
@@ -119,13 +129,42 @@ def test_output_search_minimises_the_output_error() -> None:
     assert output_error(by_output) <= output_error(by_tensor)
 
 
-def test_both_sides_of_the_output_error_agree() -> None:
-    """A tall weight goes through W^T W, a wide one through W; padded with zero rows, one weight takes either way."""
-    weight, x = gaussian(8, 32), gaussian(256, 32)
-    tall = torch.cat([weight, torch.zeros(40, 32)])
-    wide, high = fit_output(x, 4, weight), fit_output(x, 4, tall)
-    torch.testing.assert_close(wide.scale, high.scale)
-    assert torch.equal(wide.zero, high.zero)
+def test_gram_search_minimises_the_error_of_the_output() -> None:
+    """Oracle: the output error over all tokens, computed without the Gram matrix."""
+    weight, x = gaussian(8, 32), gaussian(256, 32) * torch.linspace(0.1, 4, 32)
+    by_output, alone = fit_weight(weight, 3, gram=x.T @ x), fit_weight(weight, 3)
+
+    def output_errors(quantizer: Uniform) -> Tensor:
+        return ((quantizer(weight) - weight) @ x.T).square().sum(1)
+
+    assert (output_errors(by_output) <= output_errors(alone) * (1 + 1e-4)).all()
+
+
+def test_a_histogram_stands_for_the_tensor() -> None:
+    """Oracle: the weighted squared error over every element."""
+    x, channels, tokens = gaussian(64, 48), torch.rand(48), torch.rand(64)
+    values = values_of(x, channels, tokens)
+    quantizer = fit_tensor(x, 4)
+    exact = float(((quantizer(x) - x).square() * channels * tokens[:, None]).sum())
+    binned = float((quantizer(values.at) - values.at).square() @ values.weight)
+    assert binned == pytest.approx(exact, rel=0.02)
+
+
+def test_log_with_base_two_is_the_log2_quantizer() -> None:
+    """Methods, acceptance test 2: AdaLog at Q = 37 is log2."""
+    x = probabilities().flatten()
+    k = torch.round(-torch.log2(x / 0.8)).clamp(0, 15)
+    expected = torch.where(k >= 15, torch.zeros(()), 0.8 * 2.0**-k)
+    torch.testing.assert_close(Log(4, torch.tensor(0.8), torch.tensor(37.0))(x), expected)
+
+
+def test_a_base_for_the_context_beats_one_for_the_probabilities() -> None:
+    x, v = probabilities(), gaussian(4, 3, 20, 8) + 2.0
+
+    def context_error(quantizer: Quantizer) -> float:
+        return float(((quantizer(x) - x) @ v).square().sum())
+
+    assert context_error(fit_log_context(x, v, 3)) < context_error(fit_input(x, 3, name="adalog"))
 
 
 def test_constant_and_empty_ranges_survive() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lampq_engine import steps
 from lampq_engine.errors import InputError
-from lampq_engine.quantize import quantized_layers
+from lampq_engine.quantized import quantized_layers
 from lampq_engine.recipe import (
     AllocationSpec,
     Budgets,
@@ -246,7 +246,7 @@ def test_measured_harm_of_two_layers(analysed: tuple[Study, steps.Loaded]) -> No
     model = loaded.copy()
     few = loaded.data.calibration.subset(range(16))
     found = measured_harm(
-        model, layers, few, pairs_of_bits=pairs, quantization=QuantizationSpec(images=16), pairs=loaded.pairs
+        model, layers, few, pairs_of_bits=pairs, quantization=QuantizationSpec(images=16), folds=loaded.folds
     )
     assert not quantized_layers(model)
     for layer in layers:

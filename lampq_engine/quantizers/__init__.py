@@ -1,21 +1,26 @@
 """Quantizers: a fitted rounding rule for one tensor; one that is not fitted cannot exist."""
 
 from lampq_engine.quantizers.fit import INPUT_FITS, Quantizer, fit_input
-from lampq_engine.quantizers.log import LogSqrt2, fit_log_sqrt2
+from lampq_engine.quantizers.log import GELU_SHIFT, Log, fit_log, fit_log_context
 from lampq_engine.quantizers.rounding import codes, fake_quantize
-from lampq_engine.quantizers.uniform import Uniform, fit_channels, fit_output, fit_tensor, fit_weight
+from lampq_engine.quantizers.uniform import Uniform, fit_channels, fit_tensor, fit_values, fit_weight
+from lampq_engine.quantizers.values import Values, values_of
 
 __all__ = [
+    "GELU_SHIFT",
     "INPUT_FITS",
-    "LogSqrt2",
+    "Log",
     "Quantizer",
     "Uniform",
+    "Values",
     "codes",
     "fake_quantize",
     "fit_channels",
     "fit_input",
-    "fit_log_sqrt2",
-    "fit_output",
+    "fit_log",
+    "fit_log_context",
     "fit_tensor",
+    "fit_values",
     "fit_weight",
+    "values_of",
 ]

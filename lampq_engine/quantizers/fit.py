@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from lampq_engine.quantizers.log import LogSqrt2, fit_log_sqrt2
-from lampq_engine.quantizers.uniform import SAMPLE, Uniform, fit_tensor
+from lampq_engine.quantizers.log import GELU_SHIFT, Log, R, fit_log
+from lampq_engine.quantizers.uniform import Uniform, fit_values
+from lampq_engine.quantizers.values import Values, values_of
 
-Quantizer = Uniform | LogSqrt2
+Quantizer = Uniform | Log
+
+INPUT_FITS = ("uniform", "log_sqrt2", "adalog", "auto")
 
 
-def fit_best(x: Tensor, bits: int, search: str = "mse") -> Quantizer:
-    """The uniform or log-sqrt(2) quantizer, whichever has the least squared error (our choice).
+@torch.no_grad()
+def fit_input(x: Tensor | Values, bits: int, *, name: str = "uniform", search: str = "mse") -> Quantizer:
+    """Fit the named quantizer to activations; `auto`: uniform or AdaLog, whichever has the least error.
 
-    At 8 bits a logarithmic grid wastes most of its codes on values near zero; at 4 bits a uniform one loses them.
+    At 8 bits a logarithmic grid wastes codes on values near zero; at 4 bits a uniform one loses them (our choice). A
+    logarithmic grid fits values from 0 on, or from GELU's least value on, by which it is then shifted (AdaLog);
+    anything else, and one histogram a head, is rounded uniformly.
     """
-    flat = x.detach().flatten()
-    sample = flat[:: max(1, flat.numel() // SAMPLE)]
-    fits: list[Quantizer] = [fit_tensor(x, bits, search), fit_log_sqrt2(x, bits, search)]
-    return min(fits, key=lambda fit: float(torch.nn.functional.mse_loss(fit(sample), sample)))
+    values = values_of(x) if isinstance(x, Tensor) else x
+    shift = log_shift(values)
+    if name == "uniform" or shift is None:
+        return fit_values(values, bits, search)
+    clip = search != "minmax"
+    if name == "log_sqrt2":
+        return fit_log(values, bits, shift=shift, fixed_q=R / 2, clip=clip)
+    log = fit_log(values, bits, shift=shift, clip=clip)
+    if name == "adalog":
+        return log
+    both: tuple[Quantizer, ...] = (log, fit_values(values, bits, search))
+    return min(both, key=lambda fit: float((fit(values.at) - values.at).square() @ values.weight))
 
 
-INPUT_FITS: dict[str, Callable[[Tensor, int, str], Quantizer]] = {
-    "uniform": fit_tensor,
-    "log_sqrt2": fit_log_sqrt2,
-    "auto": fit_best,
-}
-
-
-def fit_input(x: Tensor, bits: int, *, name: str = "uniform", search: str = "mse") -> Quantizer:
-    """Fit the named quantizer to a tensor of activations."""
-    return INPUT_FITS[name](x, bits, search)
+def log_shift(values: Values) -> float | None:
+    """What makes the values positive: nothing, or GELU's shift; None where neither does."""
+    if values.low.dim():
+        return None
+    low = float(values.low)
+    if low >= 0:
+        return 0.0
+    return GELU_SHIFT if low >= -GELU_SHIFT - 1e-4 else None

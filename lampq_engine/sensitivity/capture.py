@@ -88,22 +88,3 @@ def _hooked(model: nn.Module, names: Sequence[str], see: See) -> Iterator[list[i
         for name in names:
             watch(name)
         yield size
-
-
-def tokens(module: nn.Module, x: Tensor, images: int) -> Tensor:
-    """A layer's input as (images, tokens, features); a convolution's as its patches.
-
-    Swin's windows come batch-major, so that a reshape joins those of one image.
-    """
-    if isinstance(module, nn.Conv2d):
-        padding = module.padding if isinstance(module.padding, tuple) else (0, 0)
-        patches = F.unfold(x, module.kernel_size, module.dilation, padding, module.stride)  # type: ignore[arg-type]
-        return patches.transpose(1, 2)
-    return x.reshape(images, -1, x.shape[-1])
-
-
-def token_grads(module: nn.Module, grad: Tensor, images: int) -> Tensor:
-    """The gradient of a layer's output as (images, tokens, outputs)."""
-    if isinstance(module, nn.Conv2d):
-        return grad.flatten(2).transpose(1, 2)
-    return grad.reshape(images, -1, grad.shape[-1])

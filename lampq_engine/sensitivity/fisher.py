@@ -15,7 +15,8 @@ from lampq_engine.controls import decay
 from lampq_engine.data import Images
 from lampq_engine.journal import Report, silent
 from lampq_engine.recipe import SensitivitySpec
-from lampq_engine.sensitivity.capture import sweep, token_grads, tokens
+from lampq_engine.sensitivity.capture import sweep
+from lampq_engine.tokens import token_grads, tokens
 from lampq_engine.types import FLOAT_BITS, Bits, Layer, Sensitivity
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)

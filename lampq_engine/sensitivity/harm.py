@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from lampq_engine.data import Images
 from lampq_engine.evaluate import device_of, divergence, predict
-from lampq_engine.folds import Pair
+from lampq_engine.fitting import Seen, wrap
 from lampq_engine.journal import Report, silent
-from lampq_engine.quantize import Quantized, alone, fold_norms_, watch_inputs, wrap
+from lampq_engine.quantize import NO_FOLDS, Folds, fold_, watch_inputs
+from lampq_engine.quantized import Quantized, alone
 from lampq_engine.recipe import QuantizationSpec
 from lampq_engine.sensitivity.type_aware import FOLD_BITS
 from lampq_engine.types import Bits, Cell, Layer, Sensitivity
@@ -25,7 +26,7 @@ def measured_harm(
     *,
     pairs_of_bits: Sequence[Bits],
     quantization: QuantizationSpec,
-    pairs: Sequence[Pair] = (),
+    folds: Folds = NO_FOLDS,
     report: Report = silent,
 ) -> Sensitivity:
     """KL(float || one layer quantized) at each pair of widths, mean and standard error over images (our choice).
@@ -33,7 +34,7 @@ def measured_harm(
     Costs one forward of `images` for every layer and pair. `model` is folded in place, which leaves its function.
     """
     calibration = images.batch(range(min(quantization.images, len(images)))).to(device_of(model))
-    fold_norms_(model, pairs, {layer.name: FOLD_BITS for layer in layers}, calibration, quantization)
+    fold_(model, folds, {layer.name: FOLD_BITS for layer in layers}, calibration, quantization)
     reference = predict(model, images)
     cells: dict[str, dict[Bits, Cell]] = {}
     for done, layer in enumerate(layers):
@@ -57,8 +58,8 @@ def _fit(
     wrapped: dict[Bits, Quantized] = {}
 
     def see(name: str, inputs: tuple[Tensor, ...]) -> None:
-        for bits in pairs_of_bits:
-            wrapped[bits] = wrap(model.get_submodule(name), layer, bits, inputs, quantization)
+        seen = Seen(model.get_submodule(name), layer, inputs, quantization)
+        wrapped.update({bits: wrap(seen, bits) for bits in pairs_of_bits})
 
     with watch_inputs(model, [layer.name], see):
         model(calibration)

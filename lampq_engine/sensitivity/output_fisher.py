@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from lampq_engine.data import Images
 from lampq_engine.evaluate import device_of
-from lampq_engine.folds import Pair
+from lampq_engine.fitting import Seen
 from lampq_engine.journal import Report, silent
-from lampq_engine.quantize import Quantized, fold_norms_, watch_inputs, wrap
+from lampq_engine.quantize import NO_FOLDS, Folds, fold_, watch_inputs
 from lampq_engine.quantizers import Quantizer
 from lampq_engine.recipe import QuantizationSpec
-from lampq_engine.sensitivity.capture import sweep, token_grads, tokens
+from lampq_engine.sensitivity.capture import sweep
 from lampq_engine.sensitivity.type_aware import FOLD_BITS
+from lampq_engine.tokens import token_grads, tokens
 from lampq_engine.types import FLOAT_BITS, Bits, Cell, Layer, Sensitivity
 
 
@@ -48,7 +49,7 @@ def output_fisher(
     *,
     widths: Sequence[int],
     quantization: QuantizationSpec,
-    pairs: Sequence[Pair] = (),
+    folds: Folds = NO_FOLDS,
     seed: int = 0,
     batch: int = 8,
     report: Report = silent,
@@ -58,7 +59,7 @@ def output_fisher(
     `model` is folded in place, which leaves its function as it is.
     """
     calibration = images.batch(range(min(quantization.images, len(images)))).to(device_of(model))
-    fold_norms_(model, pairs, {layer.name: FOLD_BITS for layer in layers}, calibration, quantization)
+    fold_(model, folds, {layer.name: FOLD_BITS for layer in layers}, calibration, quantization)
     errors = _fit(model, layers, calibration, widths, quantization)
     centred = quantization.bias == "correct"
 
@@ -91,16 +92,14 @@ def _fit(
     by_name, errors = {layer.name: layer for layer in layers}, {layer.name: _Errors() for layer in layers}
 
     def see(name: str, inputs: tuple[Tensor, ...]) -> None:
-        module, layer = model.get_submodule(name), by_name[name]
+        seen = Seen(model.get_submodule(name), by_name[name], inputs, spec)
         for width in widths:
-            wrapped: Quantized = wrap(module, layer, Bits(width, width), inputs, spec)
-            quantizers = [q for q in wrapped.input_quantizers if not isinstance(q, nn.Identity)]
+            quantizers, weight = seen.fit_inputs(Bits(width, width)), seen.fit_weight(Bits(width, width))
             errors[name].activations[width] = quantizers[0]  # type: ignore[assignment]
-            if layer.is_matmul:
+            if weight is None:
                 errors[name].weights[width] = quantizers[1]  # type: ignore[assignment]
             else:
-                assert wrapped.weight_quantizer is not None
-                errors[name].weights[width] = (wrapped.weight_quantizer(wrapped.weight) - wrapped.weight).flatten(1)
+                errors[name].weights[width] = (weight(seen.weight) - seen.weight).flatten(1)
 
     with watch_inputs(model, list(by_name), see):
         model(calibration)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from lampq_engine.controls import decay
 from lampq_engine.data import Images
 from lampq_engine.evaluate import device_of, predict
-from lampq_engine.folds import Pair
+from lampq_engine.fitting import Seen, wrap
 from lampq_engine.journal import Report, silent
-from lampq_engine.quantize import alone, fold_norms_, watch_inputs, wrap
+from lampq_engine.quantize import NO_FOLDS, Folds, fold_, watch_inputs
+from lampq_engine.quantized import alone
 from lampq_engine.recipe import QuantizationSpec, SensitivitySpec
 from lampq_engine.sensitivity.fisher import PAIRS, mean_and_error
 from lampq_engine.types import Bits, Kind, Layer, Sensitivity
@@ -54,7 +55,7 @@ def type_factors(
     *,
     spec: SensitivitySpec,
     quantization: QuantizationSpec,
-    pairs: Sequence[Pair] = (),
+    folds: Folds = NO_FOLDS,
     report: Report = silent,
 ) -> list[TypeFactor]:
     """alpha_t for every kind of weight layer: quantize mu layers alone to beta bits and measure the accuracy drop.
@@ -66,14 +67,14 @@ def type_factors(
     chosen = {kind: sampled_layers(layers, kind, spec.probes) for kind in kinds}
     every = [layer for group in chosen.values() for layer in group]
     calibration = images.batch(range(min(quantization.images, len(images)))).to(device_of(model))
-    fold_norms_(model, pairs, {layer.name: FOLD_BITS for layer in layers}, calibration, quantization)
+    fold_(model, folds, {layer.name: FOLD_BITS for layer in layers}, calibration, quantization)
     hits = {"": _hits(model, images)}
     wrapped = {}
     bits = Bits(spec.probe_bits, spec.probe_bits)
     by_name = {layer.name: layer for layer in every}
 
     def see(name: str, inputs: tuple[Tensor, ...]) -> None:
-        wrapped[name] = wrap(model.get_submodule(name), by_name[name], bits, inputs, quantization)
+        wrapped[name] = wrap(Seen(model.get_submodule(name), by_name[name], inputs, quantization), bits)
 
     with torch.no_grad(), watch_inputs(model, list(by_name), see):
         model(calibration)

@@ -129,7 +129,7 @@ def _sensitivities(
             images,
             spec=spec,
             quantization=quantization,
-            pairs=loaded.pairs,
+            folds=loaded.folds,
             report=report,
         )
         return lampq_sensitivity(traces, factors, layers, spec)
@@ -161,7 +161,7 @@ def _long_metrics(
                 images,
                 widths=HARM_WIDTHS,
                 quantization=quantization,
-                pairs=loaded.pairs,
+                folds=loaded.folds,
                 seed=spec.seed,
                 report=report,
             ),
@@ -177,7 +177,7 @@ def _long_metrics(
                 few,
                 pairs_of_bits=pairs_of_bits,
                 quantization=quantization,
-                pairs=loaded.pairs,
+                folds=loaded.folds,
                 report=report,
             ),
         )

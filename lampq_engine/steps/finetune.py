@@ -18,7 +18,8 @@ from lampq_engine.finetune import finetune_
 from lampq_engine.journal import Report, silent
 from lampq_engine.models import preprocessing
 from lampq_engine.plain import to_plain
-from lampq_engine.quantize import quantized_layers, refit_
+from lampq_engine.quantize import refit_
+from lampq_engine.quantized import quantized_layers
 from lampq_engine.recipe import Recipe, TrainingSpec
 from lampq_engine.solve import metric_of
 from lampq_engine.steps.analyse import analyse

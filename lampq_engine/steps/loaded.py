@@ -18,10 +18,10 @@ from lampq_engine.data import Dataset, load_dataset
 from lampq_engine.errors import InputError
 from lampq_engine.evaluate import best_device, device_of, predict
 from lampq_engine.files import key_of, write_bytes
-from lampq_engine.folds import Pair, norm_pairs
 from lampq_engine.journal import Report, silent
 from lampq_engine.models import bypassed, load_model, preprocessing, route_matmuls_, survey, weights_hash
 from lampq_engine.pack import fixed_bytes
+from lampq_engine.quantize import Folds, folds_of
 from lampq_engine.recipe import DataSpec, ModelSpec
 from lampq_engine.store import Study
 from lampq_engine.types import Layer
@@ -35,7 +35,7 @@ class Loaded:
     data: Dataset
     costs: CostModel
     bypassed: tuple[str, ...]
-    pairs: tuple[Pair, ...]
+    folds: Folds
     hash: str  # of the weights
 
     @property
@@ -103,9 +103,9 @@ def load(model: ModelSpec, data: DataSpec, *, report: Report = silent) -> Loaded
     torch.manual_seed(0)
     probe = images.calibration.batch([0])
     layers = tuple(survey(net, probe))
-    pairs = tuple(norm_pairs(net, layers, probe))
+    folds = folds_of(net, layers, probe)
     costs = CostModel(layers, fixed_bytes(net, layers))
-    return Loaded(net.to(best_device()), images, costs, tuple(bypassed(net, probe)), pairs, found)
+    return Loaded(net.to(best_device()), images, costs, tuple(bypassed(net, probe)), folds, found)
 
 
 def float_logits(study: Study, loaded: Loaded, split: str, *, report: Report = silent) -> Tensor:

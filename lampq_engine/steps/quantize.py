@@ -38,11 +38,11 @@ def trial_id(recipe: Recipe, *more: Any) -> str:
     return key_of(plain, *more)[:12]
 
 
-def build(loaded: Loaded, recipe: Recipe, bits: Mapping[str, Bits]) -> nn.Module:
+def build(loaded: Loaded, recipe: Recipe, bits: Mapping[str, Bits], *, report: Report = silent) -> nn.Module:
     """The float model with every layer quantized to `bits`, fitted on the recipe's calibration images."""
     model = loaded.copy()
     calibration = loaded.calibration(recipe.quantization.images)
-    quantize_(model, loaded.layers, bits, calibration, spec=recipe.quantization, pairs=loaded.pairs)
+    quantize_(model, loaded.layers, bits, calibration, spec=recipe.quantization, folds=loaded.folds, report=report)
     return model.eval()
 
 
@@ -64,7 +64,7 @@ def quantize(
         return found
     start = time.perf_counter()
     report("quantize", 0, 1)
-    model = build(loaded, recipe, allocation.bits)
+    model = build(loaded, recipe, allocation.bits, report=report)
     report("quantize", 1, 1)
     return measure(
         study,

@@ -16,7 +16,8 @@ from lampq_engine.evaluate import evaluate
 from lampq_engine.files import key_of, once
 from lampq_engine.journal import Report, silent
 from lampq_engine.plain import to_plain
-from lampq_engine.quantize import quantized_layers, watch_inputs
+from lampq_engine.quantize import watch_inputs
+from lampq_engine.quantized import quantized_layers
 from lampq_engine.recipe import Recipe, UpdateSpec
 from lampq_engine.solve import metric_of
 from lampq_engine.steps.analyse import analyse
