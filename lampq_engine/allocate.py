@@ -25,7 +25,7 @@ OBJECTIVE = 1e4  # HiGHS's tolerances are absolute, about 1e-6; harm is scaled s
 
 
 class Program:
-    """The integer program of one model, metric, menus and pins, ready to be solved for one budget after another."""
+    """The integer program of one model, metric, menus, pins and ties, ready to be solved for one budget after another."""
 
     def __init__(self, costs: CostModel, sensitivity: Sensitivity, spec: AllocationSpec) -> None:
         self.problem = problem = Problem.of(costs, sensitivity, spec)
@@ -53,7 +53,7 @@ class Program:
             result = program.run(tight)
             if result is None:
                 raise self._infeasible(limits)
-            bits = program.chosen(result)
+            bits = self.problem.spread(program.chosen(result))
             cost = self.problem.costs.cost(bits)
             over = {b: getattr(cost, b) - limit for b, limit in limits.items()}
             over = {b: excess for b, excess in over.items() if excess > ROUNDING * limits[b]}

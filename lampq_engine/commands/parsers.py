@@ -7,7 +7,7 @@ from typing import Any
 
 from lampq_engine.commands import run
 from lampq_engine.plain import field_of, help_of
-from lampq_engine.recipe import METRICS, Budgets, DataSpec, ModelSpec, SensitivitySpec, TrainingSpec, UpdateSpec
+from lampq_engine.recipe import METRICS, AllocationSpec, Budgets, DataSpec, ModelSpec, SensitivitySpec, TrainingSpec, UpdateSpec
 
 EPILOG = "Give --json for a machine-readable result. Studies live in $LAMPQ_STUDIES, else in ./studies."
 
@@ -113,6 +113,7 @@ def _recipe(one: argparse.ArgumentParser) -> None:
         help="widths of a layer kind: qkv=2,4,8 or patch=4/8 (weights/activations)",
     )
     one.add_argument("--pin", action="append", default=[], metavar="LAYER=W/A", help="widths of a single layer")
+    one.add_argument("--tie", action="append", default=[], metavar="RULE", help=help_of(AllocationSpec, "ties"))
     one.add_argument("--free", action="store_true", help="choose weight and activation widths apart")
 
 
