@@ -10,14 +10,16 @@ from reading import Stamp, costs, sensitivity, stamp
 
 from lampq_engine.allocate import Program
 from lampq_engine.errors import InputError
+from lampq_engine.explain import Why, why
 from lampq_engine.files import key_of
 from lampq_engine.frontier import Point, grid, solve_at
 from lampq_engine.plain import to_plain
 from lampq_engine.recipe import AllocationSpec, Budgets
 from lampq_engine.store import Study
-from lampq_engine.types import Allocation
+from lampq_engine.types import Allocation, Sensitivity
 
 FRONTIER_POINTS = 41
+KEPT = 1024  # positions of a solver that are looked up rather than solved again
 COARSE = 6  # points that already span the whole range, see `_coarse_first`
 
 
@@ -26,16 +28,33 @@ class Solver:
     """A program that several sessions may ask, one at a time."""
 
     program: Program
+    floor: dict[str, float]  # the least of each cost without pins and ties
     turn: threading.Lock = field(default_factory=threading.Lock)
+    solved: dict[Budgets, tuple[Allocation, str]] = field(default_factory=dict)
 
     def solve(self, budgets: Budgets) -> tuple[Allocation, str]:
         """The best allocation; where none is feasible, that of the nearest budgets and the sentence that says so."""
         with self.turn:
-            try:
-                return self.program.solve(budgets), ""
-            except InputError as error:
-                near = Budgets(**self.program.nearest(budgets.given()))
-                return self.program.solve(near), str(error)
+            if budgets not in self.solved:
+                if len(self.solved) >= KEPT:
+                    self.solved.pop(next(iter(self.solved)))
+                self.solved[budgets] = self._solve(budgets)
+            return self.solved[budgets]
+
+    def _solve(self, budgets: Budgets) -> tuple[Allocation, str]:
+        try:
+            return self.program.solve(budgets), ""
+        except InputError as error:
+            return self.program.solve(self.nearest(budgets)), str(error)
+
+    def nearest(self, budgets: Budgets) -> Budgets:
+        """The nearest budgets that some allocation meets."""
+        return Budgets(**self.program.nearest(budgets.given()))
+
+    def why(self, table: Sensitivity, budgets: Budgets, here: Allocation, layer: str) -> Why:
+        """Why a layer has its widths in `here`, which was solved within `budgets`."""
+        with self.turn:
+            return why(self.program, table, budgets, here, layer)
 
 
 @dataclass
@@ -82,7 +101,8 @@ def _program(study: Study, metric: str, spec: AllocationSpec) -> Program:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _solver(stamped: Stamp, key: str, metric: str, _study: Study, _spec: AllocationSpec) -> Solver:
-    return Solver(_program(_study, metric, _spec))
+    free = _program(_study, metric, replace(_spec, pins={}, ties=())).least
+    return Solver(_program(_study, metric, _spec), free)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)

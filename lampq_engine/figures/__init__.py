@@ -5,6 +5,7 @@ from lampq_engine.figures.curves import Measured, accuracy_curve, frontier_curve
 from lampq_engine.figures.grid import Grid, grid
 from lampq_engine.figures.heatmaps import bits_map, scores, sensitivity_map
 from lampq_engine.figures.training import Course, accuracy_by_epoch, course, loss_curve, update_curve
+from lampq_engine.figures.why import bill_bars
 
 __all__ = [
     "Course",
@@ -13,6 +14,7 @@ __all__ = [
     "Share",
     "accuracy_by_epoch",
     "accuracy_curve",
+    "bill_bars",
     "bits_map",
     "cost_bars",
     "course",

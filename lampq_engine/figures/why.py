@@ -1,0 +1,50 @@
+"""Why a layer has its width, as a picture: the solver's bill for every width it may take."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from lampq_engine.explain import Why
+from lampq_engine.figures.names import width
+from lampq_engine.figures.style import BLUE, VERMILION, axis, figure
+from lampq_engine.types import Bits
+
+
+def bill_bars(found: Why) -> go.Figure:
+    """Harm and price of every width of a layer, stacked; the chosen one, the least in sum, is marked."""
+    names = [_pair(option.bits) for option in found.options]
+    harm = _bars("harm", names, [option.harm for option in found.options], VERMILION)
+    bill = _bars("price of its bits", names, [option.bill for option in found.options], BLUE)
+    tops = [option.total for option in found.options]
+    chosen = [
+        {"x": name, "y": option.total, "text": "chosen", "showarrow": True, "arrowhead": 2, "ay": -28, "ax": 0}
+        for name, option in zip(names, found.options, strict=True)
+        if option.bits == found.bits
+    ]
+    return figure(
+        [harm, bill],
+        height=280,
+        title="What each width costs in all",
+        top=64,
+        barmode="stack",
+        showlegend=True,
+        annotations=chosen,
+        xaxis=axis("bits", type="category", fixedrange=True),
+        yaxis=axis(found.unit, fixedrange=True, range=[0, 1.25 * max(tops, default=1.0)], nticks=5),
+    )
+
+
+def _bars(name: str, across: list[str], values: list[float], color: str) -> dict[str, object]:
+    return {
+        "type": "bar",
+        "name": name,
+        "x": across,
+        "y": values,
+        "marker": {"color": color},
+        "hovertemplate": f"%{{x}} bits: {name} %{{y:.3g}}<extra></extra>",
+    }
+
+
+def _pair(bits: Bits) -> str:
+    same = bits.weights == bits.activations
+    return width(bits.weights) if same else f"{width(bits.weights)}/{width(bits.activations)}"
