@@ -171,5 +171,3 @@ def bit_map(
 def picked(key: str) -> str:
     """The layer that was just chosen in the map."""
     return str(st.session_state[key].picked or "")
-
-

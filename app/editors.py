@@ -96,7 +96,9 @@ def _preset(study: Study, model: CostModel, widths: tuple[int, ...]) -> None:
     def lay(spec: AllocationSpec) -> AllocationSpec:
         searched = [kind for kind in kinds_of(model) if kind in ("qkv", "proj", "fc1", "fc2", "merge")]
         return replace(
-            spec, menus=spec.menus | {kind: replace(spec.menu(kind), weights=widths, activations=widths) for kind in searched}
+            spec,
+            menus=spec.menus
+            | {kind: replace(spec.menu(kind), weights=widths, activations=widths) for kind in searched},
         )
 
     change(study, model, lay, redraw=True)

@@ -45,15 +45,16 @@ def why_panel(study: Study, model: CostModel, ask: Ask) -> None:
     names = [layer.name for layer in model.layers]
     left, right = st.columns(2, gap="medium")
     with left:
-        st.session_state[f"pick-{place(study)}"] = st.session_state.get(place(study), names[0])
+        _follow(study)
         name = st.selectbox(
             "Layer",
             names,
             key=f"pick-{place(study)}",
-            on_change=_picked,
-            args=(study,),
             help="Choose it here or in the map above; type to search.",
         )
+        if name != st.session_state.setdefault(place(study), name):
+            st.session_state[place(study)] = name
+            st.rerun()  # the map marks it
         found = one.why(table, budgets, here, name)
         tied = f" (tied: {', '.join(found.layers)})" if len(found.layers) > 1 else ""
         st.markdown(f"**{name} has {words(found.bits)}**{tied}")
@@ -66,6 +67,13 @@ def why_panel(study: Study, model: CostModel, ask: Ask) -> None:
         _steps(found)
 
 
+def _follow(study: Study) -> None:
+    """Let the box show a layer that was chosen elsewhere, and keep one that was chosen in it."""
+    box, chosen = f"pick-{place(study)}", st.session_state.get(place(study))
+    if chosen and st.session_state.get(f"was-{box}") != chosen:
+        st.session_state[box] = st.session_state[f"was-{box}"] = chosen
+
+
 def alt(found: Why) -> str:
     return "; ".join(f"{o.bits}: harm {o.harm:.3g}, price {o.bill:.3g}" for o in found.options)
 
@@ -73,10 +81,6 @@ def alt(found: Why) -> str:
 def words(bits: Bits) -> str:
     weights, activations = width(bits.weights), width(bits.activations)
     return f"{weights} bits" if weights == activations else f"{weights} weight and {activations} activation bits"
-
-
-def _picked(study: Study) -> None:
-    st.session_state[place(study)] = st.session_state[f"pick-{place(study)}"]
 
 
 def _prices(found: Why) -> None:

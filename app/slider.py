@@ -56,7 +56,8 @@ input:focus-visible { outline: 2px solid var(--st-primary-color); outline-offset
 )
 
 _JS = """
-const seen = new WeakMap();
+const seen = new WeakMap(), ends = new WeakMap();
+const PAUSE = 350;  // ms without a step after which a walk by arrow keys has ended
 
 export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
   const find = (name) => parentElement.querySelector(name);
@@ -86,10 +87,14 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     show(data.value, data.on);
   }
   input.oninput = () => {
+    clearTimeout(ends.get(parentElement));
     show(input.value, true);
     setStateValue("value", Number(input.value));
   };
-  input.onchange = () => setTriggerValue("settled", Number(input.value));
+  input.onchange = () => {
+    clearTimeout(ends.get(parentElement));
+    ends.set(parentElement, setTimeout(() => setTriggerValue("settled", Number(input.value)), PAUSE));
+  };
 }
 """
 

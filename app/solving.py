@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import streamlit as st
 from reading import Stamp, costs, sensitivity, stamp
@@ -31,15 +33,12 @@ class Solver:
     floor: dict[str, float]  # the least of each cost without pins and ties
     turn: threading.Lock = field(default_factory=threading.Lock)
     solved: dict[Budgets, tuple[Allocation, str]] = field(default_factory=dict)
+    explained: dict[tuple[Budgets, str], Why] = field(default_factory=dict)
 
     def solve(self, budgets: Budgets) -> tuple[Allocation, str]:
         """The best allocation; where none is feasible, that of the nearest budgets and the sentence that says so."""
         with self.turn:
-            if budgets not in self.solved:
-                if len(self.solved) >= KEPT:
-                    self.solved.pop(next(iter(self.solved)))
-                self.solved[budgets] = self._solve(budgets)
-            return self.solved[budgets]
+            return _kept(self.solved, budgets, lambda: self._solve(budgets))
 
     def _solve(self, budgets: Budgets) -> tuple[Allocation, str]:
         try:
@@ -54,7 +53,16 @@ class Solver:
     def why(self, table: Sensitivity, budgets: Budgets, here: Allocation, layer: str) -> Why:
         """Why a layer has its widths in `here`, which was solved within `budgets`."""
         with self.turn:
-            return why(self.program, table, budgets, here, layer)
+            return _kept(self.explained, (budgets, layer), lambda: why(self.program, table, budgets, here, layer))
+
+
+def _kept(found: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """What was made for a key before, or now; the oldest of too many is forgotten."""
+    if key not in found:
+        if len(found) >= KEPT:
+            found.pop(next(iter(found)))
+        found[key] = make()
+    return found[key]
 
 
 @dataclass

@@ -184,7 +184,7 @@ def _neighbours(now: Bits, options: list[Bits], way: int) -> list[Bits]:
     """The nearest options one way: of the weights alone, of the activations alone; of both where neither can."""
 
     def nearest(found: list[Bits]) -> list[Bits]:
-        return [min(found, key=lambda bits: (abs(bits[0] - now[0]) + abs(bits[1] - now[1])))] if found else []
+        return [min(found, key=lambda bits: abs(bits[0] - now[0]) + abs(bits[1] - now[1]))] if found else []
 
     alone = [
         nearest([b for b in options if (b[half] - now[half]) * way > 0 and b[1 - half] == now[1 - half]])
@@ -200,7 +200,7 @@ def _kept(step: Step, unit: str) -> str:
     if harm > saved:
         text = f"Down to {step.to} it would harm {harm:.3g} {unit} more"
         return text + (
-            f", while what that frees is worth {saved:.3g} elsewhere: {harm / saved:.3g} times too little."
+            f" and free what is worth only {saved:.3g} elsewhere: its last step pays for itself {harm / saved:.3g} times."
             if saved > 0
             else " and free nothing that is scarce."
         )

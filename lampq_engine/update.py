@@ -98,7 +98,9 @@ def update_bits(
     seen = {tuple(bits.items())}
     report("update", 0, update.steps, top1=now.top1, loss=now.loss)
     while accepted < update.steps and failures <= update.patience:
-        trade = next((t for t in _trades(bits, rows, mates, now) if _key(t, bits) not in seen and within(t.apply(bits))), None)
+        trade = next(
+            (t for t in _trades(bits, rows, mates, now) if _key(t, bits) not in seen and within(t.apply(bits))), None
+        )
         if trade is None:
             break
         tried = trade.apply(bits)

@@ -64,7 +64,9 @@ def moved(name: str, value: float) -> None:
 
 
 def settled() -> None:
+    """A drag has ended: what does not follow it is drawn anew."""
     keep(study, now().settle())
+    st.session_state["redraw"] = True
 
 
 def typed(name: str) -> None:
@@ -72,6 +74,7 @@ def typed(name: str) -> None:
     value = st.session_state[f"number-{key_of(name)}"]
     keep(study, now().changed(budget_now(name, value or None)))
     pull(name)
+    st.session_state["redraw"] = True
 
 
 def switched(name: str) -> None:
@@ -80,6 +83,7 @@ def switched(name: str) -> None:
     on = st.session_state[f"on-{key_of(name)}"]
     keep(study, now().changed(budget_now(name, ceil_to(spent, DIGITS[name]) if on and spent else None)))
     pull(name)
+    st.session_state["redraw"] = True
 
 
 def pull(name: str) -> None:
@@ -183,6 +187,8 @@ def show_numbers(here: Allocation) -> None:
 def live() -> None:
     """Everything that follows a slider; only this is drawn anew while it moves."""
     assert model is not None
+    if st.session_state.pop("redraw", False):
+        st.rerun()
     past = now()
     ask = past.now
     try:
@@ -193,7 +199,10 @@ def live() -> None:
     here, complaint = one.solve(ask.spec.budgets)
     st.session_state[f"spent-{study.name}"] = {name: getattr(here.cost, name) for name in UNITS}
     cards(one, ask, slacks(one.program, ask.spec.budgets, here))
-    actions(past, here, complaint)
+    st.caption(
+        f":red[:material/block:] {complaint} Shown is the nearest one that can be met." if complaint else limited(here),
+        help="The budgets that keep some layer from a less harmful width.",
+    )
     show_numbers(here)
     with st.grid(2, min_column_width=PAIR):
         with st.container(key="bits", gap="xsmall"):
@@ -201,12 +210,25 @@ def live() -> None:
             show_bits(past, here)
         with st.container(key="frontier", gap="xsmall"):
             show_frontier(one, ask, here)
+
+
+def limited(here: Allocation) -> str:
+    bound = [BUDGET_NAMES[b].lower().replace("gbops", "GBOPs") for b in here.solution.binding]
+    return f"Limited by {' and '.join(bound)}." if bound else "No budget limits it: every layer has its best width."
+
+
+@st.fragment
+def explained() -> None:
+    """What explains the position; drawn when a drag has ended, or when another tab or layer is chosen."""
     names = ["Why this width", "What changed", "Cost by kind of layer"]
     tabs = st.tabs(names, key="panels", on_change="rerun")
-    for tab, panel in zip(tabs, (why_panel, changes_panel, cost_panel), strict=True):
-        with tab:
-            if tab.open:
-                panel(study, model, past.settled)
+    try:
+        for tab, panel in zip(tabs, (why_panel, changes_panel, cost_panel), strict=True):
+            with tab:
+                if tab.open:
+                    panel(study, model, now().settled)
+    except InputError:
+        return  # said already, above
 
 
 def show_bits(past: History, here: Allocation) -> None:
@@ -226,6 +248,7 @@ def show_bits(past: History, here: Allocation) -> None:
 def layer_chosen() -> None:
     if name := layer_picked("bit-map"):
         st.session_state[place(study)] = name
+        st.session_state["redraw"] = True
 
 
 def driven(ask: Ask) -> str:
@@ -264,50 +287,59 @@ def clicked(name: str) -> None:
     if value := budget_picked(f"frontier-{name}"):
         keep(study, now().changed(budget_now(name, round(value, DIGITS[name]))))
         pull(name)
+        st.session_state["redraw"] = True
 
 
-def actions(past: History, here: Allocation, complaint: str) -> None:
-    """Make the allocation real, or its controls, as a job beside the page; undo and redo; what limits it."""
-    ask, limits = past.now, past.now.spec.budgets.given()
+def actions() -> None:
+    """Make the allocation real, or its controls, as a job beside the page; undo and redo."""
+    past = now()
+    step("Undo", ":material/undo:", past.undone())
+    step("Redo", ":material/redo:", past.redone())
+    st.button(
+        "Run controls",
+        icon=":material/rule:",
+        on_click=start,
+        args=("controls", "Controls"),
+        help="Measure uniform 2, 3, 4, 6 and 8 bits, and random and inverted scores at this budget: what the "
+        "chosen metric has to beat.",
+    )
+    st.button(
+        "Quantize and measure",
+        type="primary",
+        icon=":material/bolt:",
+        on_click=start,
+        args=("quantize", "Quantize"),
+        help="Quantize the model to these bits, measure its accuracy on the validation images, write the file.",
+    )
+
+
+def start(command: str, verb: str) -> None:
+    """Start a command for the position in hand; budgets that nothing meets are said and start nothing."""
+    ask = now().now
+    limits = ask.spec.budgets.given()
     title = f"{METRIC_SHORT[ask.metric]} at " + (
         ", ".join(f"{value:g} {UNITS[name]}" for name, value in limits.items()) or "no budget"
     )
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button(
-            "Quantize and measure",
-            type="primary",
-            icon=":material/bolt:",
-            disabled=bool(complaint),
-            help="Quantize the model to these bits, measure its accuracy on the validation images, write the file.",
-        ):
-            request(study, "quantize", recipe_of(study, ask.metric, ask.spec, title), f"Quantize: {title}")
-            st.rerun()
-        if st.button(
-            "Run controls",
-            icon=":material/rule:",
-            disabled=bool(complaint),
-            help="Measure uniform 2, 3, 4, 6 and 8 bits, and random and inverted scores at this budget: what the "
-            "chosen metric has to beat.",
-        ):
-            request(study, "controls", recipe_of(study, ask.metric, ask.spec, title), f"Controls: {title}")
-            st.rerun()
-        step("Undo", ":material/undo:", past.undone())
-        step("Redo", ":material/redo:", past.redone())
-        bound = [BUDGET_NAMES[b].lower().replace("gbops", "GBOPs") for b in here.solution.binding]
-        told = f"Limited by {' and '.join(bound)}" if bound else "No budget limits it: every layer harms least"
-        st.caption(
-            f":red[:material/block:] {complaint} Shown is the nearest one that can be met." if complaint else told,
-            width="stretch" if complaint else "content",
-            help="The budgets that keep some layer from a less harmful width.",
-        )
+    try:
+        complaint = solver(study, ask.metric, ask.spec).solve(ask.spec.budgets)[1]
+    except InputError as error:
+        complaint = str(error)
+    if complaint:
+        st.toast(complaint, icon=":material/block:")
+        return
+    request(study, command, recipe_of(study, ask.metric, ask.spec, title), f"{verb}: {title}")
 
 
 def step(label: str, icon: str, after: History) -> None:
     """A button that goes one position back or forth."""
-    help_step = "sliders, pins, menus, ties and the metric, one step at a time"
-    if st.button(label, icon=icon, disabled=after == now(), help=f"{label}: {help_step}."):
-        keep(study, after)
-        st.rerun()
+    st.button(
+        label,
+        icon=icon,
+        disabled=after == now(),
+        on_click=keep,
+        args=(study, after),
+        help=f"{label}: sliders, pins, menus, ties and the metric, one step at a time.",
+    )
 
 
 def wait_for_frontier() -> None:

@@ -7,7 +7,16 @@ from typing import Any
 
 from lampq_engine.commands import run
 from lampq_engine.plain import field_of, help_of
-from lampq_engine.recipe import METRICS, AllocationSpec, Budgets, DataSpec, ModelSpec, SensitivitySpec, TrainingSpec, UpdateSpec
+from lampq_engine.recipe import (
+    METRICS,
+    AllocationSpec,
+    Budgets,
+    DataSpec,
+    ModelSpec,
+    SensitivitySpec,
+    TrainingSpec,
+    UpdateSpec,
+)
 
 EPILOG = "Give --json for a machine-readable result. Studies live in $LAMPQ_STUDIES, else in ./studies."
 

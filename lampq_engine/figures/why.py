@@ -17,8 +17,8 @@ def bill_bars(found: Why) -> go.Figure:
     bill = _bars("price of its bits", names, [option.bill for option in found.options], BLUE)
     tops = [option.total for option in found.options]
     chosen = [
-        {"x": name, "y": option.total, "text": "chosen", "showarrow": True, "arrowhead": 2, "ay": -28, "ax": 0}
-        for name, option in zip(names, found.options, strict=True)
+        {"x": index, "y": option.total, "text": "chosen", "showarrow": True, "arrowhead": 2, "ay": -28, "ax": 0}
+        for index, option in enumerate(found.options)
         if option.bits == found.bits
     ]
     return figure(
