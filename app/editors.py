@@ -149,16 +149,16 @@ def pins_editor(study: Study, model: CostModel, past: History) -> None:
         disabled=["layer", "block"],
         alt="Widths that the solver must keep, and ties, by kind and by layer",
         column_config={
-            "layer": st.column_config.TextColumn("Kind or layer", width="medium", help="press Ctrl+F to search"),
-            "block": st.column_config.NumberColumn("Block", width="small"),
+            "layer": st.column_config.TextColumn("Kind or layer", width=150, help="press Ctrl+F to search"),
+            "block": st.column_config.NumberColumn("Block", width=50),
             "weights": st.column_config.SelectboxColumn(
-                "Weight bits", options=widths, help="held at this width; 32 leaves it in float; empty: free"
+                "Weights", width=75, options=widths, help="held at this width; 32 leaves it in float; empty: free"
             ),
             "activations": st.column_config.SelectboxColumn(
-                "Activation bits", options=widths, help="empty: the same as the weight bits"
+                "Activations", width=85, options=widths, help="empty: the same as the weight bits"
             ),
             "tie": st.column_config.TextColumn(
-                "Tie", width="small", help="layers with the same letter take the same widths", max_chars=12
+                "Tie", width=50, help="layers with the same letter take the same widths", max_chars=12
             ),
         },
     )
@@ -226,7 +226,7 @@ def _labels(spec: AllocationSpec) -> dict[str, str]:
 def _tied(model: CostModel, labels: Mapping[str, str]) -> list[tuple[str, ...]]:
     """Layers that carry the same label, as ties; a kind's label is that of all its layers."""
     groups: dict[str, list[str]] = {}
-    for name, kind, block in targets(model):
+    for name, kind, _ in targets(model):
         if label := labels.get(name):
             names = [x.name for x in model.layers if x.kind == kind] if name.startswith("all ") else [name]
             groups.setdefault(label, []).extend(names)

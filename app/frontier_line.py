@@ -38,7 +38,8 @@ function element(name, attributes, text = "") {
 }
 
 function short(value) {
-  return Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(1);
+  const plain = Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5;
+  return plain ? String(Number(value.toPrecision(3))) : value.toExponential(1);
 }
 
 function draw(root, data) {
@@ -72,8 +73,8 @@ function draw(root, data) {
   }
   const marker = element("circle", { class: "marker", r: 7 });
   svg.append(marker);
-  return { svg, marker, x, y, wide, back: (px) => data.low + (px - LEFT) / (wide - LEFT - RIGHT) * (data.high - data.low),
-    revision: data.revision };
+  const back = (px) => data.low + (px - LEFT) / (wide - LEFT - RIGHT) * (data.high - data.low);
+  return { svg, marker, x, y, wide, back, revision: data.revision };
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {

@@ -1,4 +1,4 @@
-"""What explains a position: why a layer has its width, what changed, what costs how much. Drawn when a drag has ended."""
+"""What explains a position, drawn when a drag has ended: why a layer has its width, what changed, what it costs."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ def _unit(budget: str) -> str:
 
 def _pin_buttons(study: Study, model: CostModel, ask: Ask, found: Why, name: str) -> None:
     """Hold the layer where it is, or a step away, or let it go."""
-    steps = [("Pin at", found.bits), *((f"Pin at {step.to}", step.to) for step in (*found.narrower, *found.wider))]
     with st.container(horizontal=True):
-        for index, (label, bits) in enumerate(steps):
-            if st.button(f"Pin at {bits}" if not index else label, key=f"pin-{index}", icon=":material/keep:"):
-                _pin(study, model, name, bits)
-        if name in ask.spec.pins and st.button("Unpin", key="unpin", icon=":material/keep_off:"):
-            _pin(study, model, name, None)
+        for bits in dict.fromkeys([found.bits, *(step.to for step in (*found.narrower, *found.wider))]):
+            keep_at = {"on_click": _pin, "args": (study, model, name, bits)}
+            st.button(f"Pin at {bits}", key=f"pin-{bits}", icon=":material/keep:", **keep_at)
+        if name in ask.spec.pins:
+            let_go = {"on_click": _pin, "args": (study, model, name, None)}
+            st.button("Unpin", key="unpin", icon=":material/keep_off:", **let_go)
 
 
 def _pin(study: Study, model: CostModel, name: str, bits: Bits | None) -> None:
@@ -113,7 +113,7 @@ def _pin(study: Study, model: CostModel, name: str, bits: Bits | None) -> None:
         return replace(spec, pins=pins | ({name: bits} if bits else {}))
 
     change(study, model, lay, redraw=True)
-    st.rerun()
+    st.session_state["redraw"] = True
 
 
 def _steps(found: Why) -> None:

@@ -25,7 +25,7 @@ OBJECTIVE = 1e4  # HiGHS's tolerances are absolute, about 1e-6; harm is scaled s
 
 
 class Program:
-    """The integer program of one model, metric, menus, pins and ties, ready to be solved for one budget after another."""
+    """The integer program of one model, metric, menus, pins and ties, ready for one budget after another."""
 
     def __init__(self, costs: CostModel, sensitivity: Sensitivity, spec: AllocationSpec) -> None:
         self.problem = problem = Problem.of(costs, sensitivity, spec)

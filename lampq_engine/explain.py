@@ -200,7 +200,7 @@ def _kept(step: Step, unit: str) -> str:
     if harm > saved:
         text = f"Down to {step.to} it would harm {harm:.3g} {unit} more"
         return text + (
-            f" and free what is worth only {saved:.3g} elsewhere: its last step pays for itself {harm / saved:.3g} times."
+            f" and free what is worth only {saved:.3g} elsewhere: the last step pays {harm / saved:.3g} times."
             if saved > 0
             else " and free nothing that is scarce."
         )

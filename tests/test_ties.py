@@ -115,7 +115,7 @@ def test_ties_that_cannot_be_kept_are_said_so() -> None:
 
 @pytest.mark.parametrize("ties", [("sideways",), (("one",),), ((1, 2),)])
 def test_a_tie_that_is_none_is_refused(ties: tuple) -> None:
-    with pytest.raises(InputError, match="allocation.ties"):
+    with pytest.raises(InputError, match=r"allocation\.ties"):
         AllocationSpec(ties=ties)
 
 

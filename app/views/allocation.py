@@ -1,5 +1,6 @@
 """Drag a budget and see, at once, the bits that every layer gets for it; ask why; then make it real and measure it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import streamlit as st
@@ -220,6 +221,8 @@ def limited(here: Allocation) -> str:
 @st.fragment
 def explained() -> None:
     """What explains the position; drawn when a drag has ended, or when another tab or layer is chosen."""
+    if st.session_state.pop("redraw", False):
+        st.rerun()
     names = ["Why this width", "What changed", "Cost by kind of layer"]
     tabs = st.tabs(names, key="panels", on_change="rerun")
     try:
@@ -292,17 +295,6 @@ def clicked(name: str) -> None:
 
 def actions() -> None:
     """Make the allocation real, or its controls, as a job beside the page; undo and redo."""
-    past = now()
-    step("Undo", ":material/undo:", past.undone())
-    step("Redo", ":material/redo:", past.redone())
-    st.button(
-        "Run controls",
-        icon=":material/rule:",
-        on_click=start,
-        args=("controls", "Controls"),
-        help="Measure uniform 2, 3, 4, 6 and 8 bits, and random and inverted scores at this budget: what the "
-        "chosen metric has to beat.",
-    )
     st.button(
         "Quantize and measure",
         type="primary",
@@ -311,6 +303,16 @@ def actions() -> None:
         args=("quantize", "Quantize"),
         help="Quantize the model to these bits, measure its accuracy on the validation images, write the file.",
     )
+    st.button(
+        "Run controls",
+        icon=":material/rule:",
+        on_click=start,
+        args=("controls", "Controls"),
+        help="Measure uniform 2, 3, 4, 6 and 8 bits, and random and inverted scores at this budget: what the "
+        "chosen metric has to beat.",
+    )
+    step("Undo", ":material/undo:", History.undone)
+    step("Redo", ":material/redo:", History.redone)
 
 
 def start(command: str, verb: str) -> None:
@@ -330,14 +332,13 @@ def start(command: str, verb: str) -> None:
     request(study, command, recipe_of(study, ask.metric, ask.spec, title), f"{verb}: {title}")
 
 
-def step(label: str, icon: str, after: History) -> None:
+def step(label: str, icon: str, way: Callable[[History], History]) -> None:
     """A button that goes one position back or forth."""
     st.button(
         label,
         icon=icon,
-        disabled=after == now(),
-        on_click=keep,
-        args=(study, after),
+        disabled=way(now()) == now(),
+        on_click=lambda: keep(study, way(now())),
         help=f"{label}: sliders, pins, menus, ties and the metric, one step at a time.",
     )
 
@@ -402,13 +403,16 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         on_change=tied_chosen,
         help="Tied: a layer's weights and activations take the same width, as in LampQ. Free: each takes its own.",
     )
+with st.container(horizontal=True, vertical_alignment="center"):
+    actions()
 live()
 wait_for_frontier()
+explained()
 
 st.subheader("Pins, ties and menus", help="What the solver may do. Every change is solved at once and can be undone.")
 if refused := st.session_state.get(f"refused-{study.name}"):
     st.error(refused, icon=":material/block:")
-left, right = st.columns(2, gap="medium")
+left, right = st.columns([5, 4], gap="medium")
 with left:
     st.markdown("**Pins**: kinds or layers that keep the widths given here")
     pins_editor(study, model, now())
