@@ -32,6 +32,8 @@ TORCH_FREE = [
     "records",
     "store",
     "solve",
+    "predictions",
+    "compare",
     "jobs",
     "figures",
 ]
