@@ -45,16 +45,7 @@ def why_panel(study: Study, model: CostModel, ask: Ask) -> None:
     names = [layer.name for layer in model.layers]
     left, right = st.columns(2, gap="medium")
     with left:
-        _follow(study)
-        name = st.selectbox(
-            "Layer",
-            names,
-            key=f"pick-{place(study)}",
-            help="Choose it here or in the map above; type to search.",
-        )
-        if name != st.session_state.setdefault(place(study), name):
-            st.session_state[place(study)] = name
-            st.rerun()  # the map marks it
+        name = layer_box(study, names)
         found = one.why(table, budgets, here, name)
         tied = f" (tied: {', '.join(found.layers)})" if len(found.layers) > 1 else ""
         st.markdown(f"**{name} has {words(found.bits)}**{tied}")
@@ -67,11 +58,20 @@ def why_panel(study: Study, model: CostModel, ask: Ask) -> None:
         _steps(found)
 
 
-def _follow(study: Study) -> None:
-    """Let the box show a layer that was chosen elsewhere, and keep one that was chosen in it."""
-    box, chosen = f"pick-{place(study)}", st.session_state.get(place(study))
-    if chosen and st.session_state.get(f"was-{box}") != chosen:
-        st.session_state[box] = st.session_state[f"was-{box}"] = chosen
+def layer_box(study: Study, names: list[str]) -> str:
+    """The layer in hand, in a box to choose another; a box of its own for each, so that none shows an old choice."""
+    now = st.session_state.setdefault(place(study), names[0])
+    chosen = st.selectbox(
+        "Layer",
+        names,
+        index=names.index(now) if now in names else 0,
+        key=f"pick-{study.name}-{now}",
+        help="Choose it here or in the map above; type to search.",
+    )
+    if chosen != now:
+        st.session_state[place(study)] = chosen
+        st.rerun()  # the map marks it
+    return chosen
 
 
 def alt(found: Why) -> str:

@@ -1,4 +1,8 @@
-"""The budget slider: it tells Python every step of a drag, where `st.slider` tells only its end."""
+"""The card of one budget: a slider that tells every step of a drag, where `st.slider` tells only its end.
+
+Its number and its switch are part of it: a number of Streamlit's own that follows the slider would answer, in the
+middle of a drag, with values that it was given before.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import streamlit as st
 
 from lampq_engine.allocate import UNITS
 from lampq_engine.figures.names import BUDGET_NAMES
+from lampq_engine.plain import help_of
+from lampq_engine.recipe import Budgets
 
 DIGITS = {"mean_bits": 2, "mean_activation_bits": 2, "megabytes": 3, "gbops": 3}
 
@@ -20,17 +26,21 @@ _HTML = """
   <input type="range" />
   <span class="ends"><span class="low"></span><span class="note"></span><span class="high"></span></span>
 </label>
+<div class="twin">
+  <label><input type="checkbox" role="switch" /> Limit</label>
+  <input type="number" min="0" placeholder="no limit" />
+</div>
 """
 
 _CSS = """
 .row { display: block; min-width: 12rem; font-family: var(--st-font); color: var(--st-text-color); }
 .label { font-size: 0.875rem; }
 .right { float: right; }
-.off .value, .off input { opacity: 0.55; }
+.off .value, .off [type=range] { opacity: 0.55; }
 .binds:not(:empty) { font-size: 0.72rem; padding: 0.05rem 0.4rem; border-radius: 0.6rem; color: #FFFFFF;
   background: #B34700; }
 .value { font-size: 0.95rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-input { width: 100%; height: 1.5rem; margin: 0.35rem 0 0.15rem; cursor: pointer; appearance: none;
+[type=range] { width: 100%; height: 1.5rem; margin: 0.35rem 0 0.15rem; cursor: pointer; appearance: none;
   background: transparent; }
 input::-webkit-slider-runnable-track { height: 0.5rem; border-radius: 0.25rem;
   background: TRACK; }
@@ -47,6 +57,13 @@ input:focus-visible { outline: 2px solid var(--st-primary-color); outline-offset
 .ends { display: flex; justify-content: space-between; font-size: 0.8rem; opacity: 0.7;
   font-variant-numeric: tabular-nums; }
 .note { text-align: center; }
+.twin { display: flex; align-items: center; gap: 0.8rem; margin-top: 0.55rem; font-size: 0.875rem;
+  font-family: var(--st-font); color: var(--st-text-color); }
+.twin label { display: flex; align-items: center; gap: 0.35rem; cursor: pointer; }
+.twin [type=checkbox] { width: 1.05rem; height: 1.05rem; margin: 0; accent-color: var(--st-primary-color); }
+.twin [type=number] { flex: 1; min-width: 0; height: 2.1rem; margin: 0; padding: 0 0.6rem; font: inherit; cursor: text;
+  color: inherit; background: var(--st-secondary-background-color); border: 1px solid var(--st-border-color);
+  border-radius: var(--st-base-radius); }
 """.replace(
     # grey up to where something is feasible, then filled up to the thumb
     "TRACK",
@@ -56,18 +73,23 @@ input:focus-visible { outline: 2px solid var(--st-primary-color); outline-offset
 )
 
 _JS = """
-const seen = new WeakMap(), ends = new WeakMap();
+// by key and not by element, since the page may make the element anew while a hand is on it
+const seen = new Map(), ends = new Map();
 const PAUSE = 350;  // ms without a step after which a walk by arrow keys has ended
 
 export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
   const find = (name) => parentElement.querySelector(name);
-  const input = find("input");
+  const input = find("[type=range]"), number = find("[type=number]"), limit = find("[type=checkbox]");
   const share = (value) => `${100 * Math.min(1, Math.max(0, (value - data.low) / (data.high - data.low || 1)))}%`;
   const show = (value, on) => {
     find(".value").textContent = on ? `${Number(value).toFixed(data.digits)} ${data.unit}` : "no limit";
     input.setAttribute("aria-valuetext", `${find(".value").textContent}, ${data.note}`);
     input.style.setProperty("--share", share(value));
     find(".row").classList.toggle("off", !on);
+    limit.checked = on;
+    if (parentElement.getRootNode().activeElement !== number || !on) {
+      number.value = on ? Number(value).toFixed(data.digits) : "";
+    }
   };
   find(".label").textContent = data.label;
   find(".low").textContent = data.low.toFixed(data.digits);
@@ -80,21 +102,36 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
   input.style.setProperty("--floor", share(data.floor));
   input.title = data.reason;
   input.setAttribute("aria-label", data.label);
+  number.setAttribute("aria-label", data.label);
+  limit.setAttribute("aria-label", `Limit ${data.label}`);
+  limit.parentElement.title = number.title = data.help;
+  number.step = 10 * data.step;
   // a value set from Python moves the thumb only when it says so; a drag in progress is never pulled back
-  if (seen.get(parentElement) !== data.revision) {
-    seen.set(parentElement, data.revision);
-    input.value = data.value;
-    show(data.value, data.on);
+  if (seen.get(data.key)?.revision !== data.revision) {
+    seen.set(data.key, { revision: data.revision, value: data.value, on: data.on });
+    input.dataset.set = "";
+  }
+  if (input.dataset.set !== data.revision) {
+    const last = seen.get(data.key);
+    input.dataset.set = data.revision;
+    input.value = last.value;
+    show(last.value, last.on);
   }
   input.oninput = () => {
-    clearTimeout(ends.get(parentElement));
+    clearTimeout(ends.get(data.key));
+    Object.assign(seen.get(data.key), { value: input.value, on: true });
     show(input.value, true);
     setStateValue("value", Number(input.value));
   };
   input.onchange = () => {
-    clearTimeout(ends.get(parentElement));
-    ends.set(parentElement, setTimeout(() => setTriggerValue("settled", Number(input.value)), PAUSE));
+    clearTimeout(ends.get(data.key));
+    ends.set(data.key, setTimeout(() => setTriggerValue("settled", Number(input.value)), PAUSE));
   };
+  number.onchange = () => {
+    number.blur();
+    setTriggerValue("typed", Number(number.value) || 0);
+  };
+  limit.onchange = () => setTriggerValue("switched", limit.checked ? 1 : 0);
 }
 """
 
@@ -116,14 +153,25 @@ class Dial:
     revision: str  # the thumb moves to `value` when this changes
 
 
-def budget_slider(dial: Dial, *, key: str, on_move: Callable[[float], None], on_settle: Callable[[], None]) -> None:
-    """A slider for a budget, which tells every step of a drag and its end; arrow keys move it, too."""
+@dataclass(frozen=True)
+class Moves:
+    """What happens to the budget when a hand is on its card."""
+
+    drag: Callable[[float], None]  # every step of the slider
+    settle: Callable[[], None]  # its end
+    type: Callable[[float], None]  # a number; 0 where it was emptied
+    switch: Callable[[bool], None]
+
+
+def budget_slider(dial: Dial, moves: Moves, *, key: str) -> None:
+    """Draw the card of a budget; arrow keys move the slider, too."""
     digits = DIGITS[dial.budget]
     low, high = (ceil_to(edge, digits) for edge in (dial.low, dial.high))
     value = high if dial.value is None else dial.value
     room = None if dial.value is None else dial.value - dial.spent
     spent = f"uses {dial.spent:.{digits}f}"
     data = {
+        "key": key,
         "label": f"{BUDGET_NAMES[dial.budget]} at most",
         "unit": UNITS[dial.budget],
         "digits": digits,
@@ -136,13 +184,16 @@ def budget_slider(dial: Dial, *, key: str, on_move: Callable[[float], None], on_
         "reason": dial.reason,
         "binds": dial.binds,
         "note": spent if room is None else f"{spent}, {max(0.0, room):.{digits}f} left",
+        "help": help_of(Budgets, dial.budget).capitalize() + ". Budgets that are on must all hold at once.",
         "revision": f"{key} {low} {high} {dial.revision}",
     }
     _COMPONENT(
         key=key,
         data=data,
-        on_value_change=lambda: _told(key, "value", lambda moved: on_move(round(moved, digits))),
-        on_settled_change=lambda: _told(key, "settled", lambda _: on_settle()),
+        on_value_change=lambda: _told(key, "value", lambda moved: moves.drag(round(moved, digits))),
+        on_settled_change=lambda: _told(key, "settled", lambda _: moves.settle()),
+        on_typed_change=lambda: _told(key, "typed", moves.type),
+        on_switched_change=lambda: _told(key, "switched", lambda on: moves.switch(bool(on))),
     )
 
 

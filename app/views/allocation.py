@@ -14,7 +14,7 @@ from frontier_line import picked as budget_picked
 from history import Ask, History, history, keep
 from panels import PAIR, changes_panel, cost_panel, place, position, why_panel
 from reading import costs, float_evaluation, sensitivity, trials
-from slider import DIGITS, Dial, budget_slider, ceil_to
+from slider import DIGITS, Dial, Moves, budget_slider, ceil_to
 from solving import Solver, frontier, solver
 
 from lampq_engine import figures, store
@@ -70,25 +70,22 @@ def settled() -> None:
     st.session_state["redraw"] = True
 
 
-def typed(name: str) -> None:
+def typed(name: str, value: float) -> None:
     """A number was typed, or emptied: the thumb follows."""
-    value = st.session_state[f"number-{key_of(name)}"]
     keep(study, now().changed(budget_now(name, value or None)))
     pull(name)
-    st.session_state["redraw"] = True
 
 
-def switched(name: str) -> None:
+def switched(name: str, on: bool) -> None:
     """A budget was switched on, at what is used now, or off."""
     spent = st.session_state.get(f"spent-{study.name}", {}).get(name)
-    on = st.session_state[f"on-{key_of(name)}"]
     keep(study, now().changed(budget_now(name, ceil_to(spent, DIGITS[name]) if on and spent else None)))
     pull(name)
-    st.session_state["redraw"] = True
 
 
 def pull(name: str) -> None:
-    """Let the thumb of a slider go where its budget is."""
+    """Let the thumb of a slider go where its budget is, and what does not follow a drag be drawn anew."""
+    st.session_state["redraw"] = True
     st.session_state[f"pulled-{key_of(name)}"] = st.session_state.get(f"pulled-{key_of(name)}", 0) + 1
 
 
@@ -108,8 +105,6 @@ def cards(one: Solver, ask: Ask, rooms: dict[str, Slack]) -> None:
 def card(one: Solver, ask: Ask, room: Slack) -> None:
     name, key = room.budget, key_of(room.budget)
     value = getattr(ask.spec.budgets, name)
-    st.session_state[f"on-{key}"] = value is not None
-    st.session_state[f"number-{key}"] = value
     dial = Dial(
         budget=name,
         low=one.floor[name],
@@ -123,27 +118,8 @@ def card(one: Solver, ask: Ask, room: Slack) -> None:
         binds=room.binds,
         revision=f"{now().revision} {st.session_state.get(f'pulled-{key}', 0)}",
     )
-    budget_slider(dial, key=f"slider-{key}", on_move=lambda to: moved(name, to), on_settle=settled)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.toggle(
-            "Limit",
-            key=f"on-{key}",
-            on_change=switched,
-            args=(name,),
-            width="content",
-            help=f"{help_of(Budgets, name).capitalize()}. Budgets that are on must all hold at once.",
-        )
-        st.number_input(
-            f"{BUDGET_NAMES[name]} at most",
-            min_value=0.0,
-            step=10.0 ** (1 - DIGITS[name]),
-            format=f"%.{DIGITS[name]}f",
-            key=f"number-{key}",
-            on_change=typed,
-            args=(name,),
-            placeholder="no limit",
-            label_visibility="collapsed",
-        )
+    moves = Moves(lambda to: moved(name, to), settled, lambda to: typed(name, to), lambda on: switched(name, on))
+    budget_slider(dial, moves, key=f"slider-{key}")
 
 
 def show_numbers(here: Allocation) -> None:
@@ -290,7 +266,6 @@ def clicked(name: str) -> None:
     if value := budget_picked(f"frontier-{name}"):
         keep(study, now().changed(budget_now(name, round(value, DIGITS[name]))))
         pull(name)
-        st.session_state["redraw"] = True
 
 
 def actions() -> None:
