@@ -9,6 +9,7 @@ import streamlit as st
 
 from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
+from lampq_engine.predictions import Predictions, Truth, predictions_of, truth_of
 from lampq_engine.store import Study, Trial
 from lampq_engine.types import Evaluation, Sensitivity
 
@@ -42,6 +43,16 @@ def _trials(stamped: Stamp, _study: Study) -> list[Trial]:
     return _study.trials()
 
 
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _truth(stamped: Stamp, _study: Study) -> Truth | None:
+    return truth_of(_study)
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def _predictions(stamped: Stamp, _trial: Trial, _truth: Truth) -> Predictions | None:
+    return predictions_of(_trial, _truth)
+
+
 def costs(study: Study) -> CostModel | None:
     """The layers and costs of a study; None until they were surveyed."""
     path = study.path / "layers.json"
@@ -71,6 +82,17 @@ def analysis(study: Study) -> dict[str, Any]:
 def trials(study: Study) -> list[Trial]:
     """Every readable trial, oldest first."""
     return _trials(stamp(*sorted((study.path / "trials").glob("*/trial.json"))), study)
+
+
+def truth(study: Study) -> Truth | None:
+    """Labels of the validation images and what float predicted; None where they were not kept."""
+    return _whole(lambda: _truth(stamp(study.path / "predictions.json"), study))
+
+
+def predictions(study: Study, trial: Trial, whole: Truth) -> Predictions | None:
+    """What a trial predicted on each validation image; None where that was not kept."""
+    stamped = stamp(study.path / "predictions.json", trial.path / "predictions.json")
+    return _whole(lambda: _predictions(stamped, trial, whole))
 
 
 def _whole(read: Any) -> Any:

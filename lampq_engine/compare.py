@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,8 @@ from lampq_engine.errors import InputError
 from lampq_engine.plain import to_plain
 from lampq_engine.predictions import Predictions, Truth
 from lampq_engine.recipe import Recipe
+from lampq_engine.store import Study, Trial
+from lampq_engine.types import Cost
 
 Z = 1.959964  # 95 % of a normal distribution
 
@@ -120,8 +124,8 @@ def class_changes(truth: Truth, before: Predictions, after: Predictions) -> list
         members[label].append(position)
     found = []
     for label, positions in members.items():
-        shares = [100 * sum(p.classes[i] == label for i in positions) / len(positions) for p in (before, after)]
-        found.append(ClassChange(label, truth.name(label), *shares, _paired_at(positions, truth, before, after)))
+        one, two = (100 * sum(p.classes[i] == label for i in positions) / len(positions) for p in (before, after))
+        found.append(ClassChange(label, truth.name(label), one, two, _paired_at(positions, truth, before, after)))
     return sorted(found, key=lambda one: (one.paired.change, one.number))
 
 
@@ -150,3 +154,49 @@ def _same_images(truth: Truth, *found: Predictions) -> None:
             expected="two trials of one study, measured since its last analysis",
             todo="Run the older one again",
         )
+
+
+def trial_rows(found: Sequence[tuple[Study, Trial]], against: Cost, top1: float) -> list[dict[str, Any]]:
+    """One plain row a trial: what was measured with its interval, what it costs, and both against a reference."""
+    rows = []
+    for study, trial in found:
+        measured, cost = trial.evaluation, trial.allocation.cost
+        low, high = measured.interval
+        rows.append(
+            {
+                "study": study.name,
+                "trial": trial.id,
+                "title": trial.title or trial.id,
+                "stage": f"control: {trial.control}" if trial.control else trial.stage,
+                "top1": measured.top1,
+                "low": low,
+                "high": high,
+                "images": measured.images,
+                "change_top1": measured.top1 - top1,
+                "agreement": measured.agreement,
+                "mean_bits": cost.mean_bits,
+                "megabytes": cost.megabytes,
+                "change_megabytes": cost.megabytes - against.megabytes,
+                "gbops": cost.gbops,
+                "change_gbops": cost.gbops - against.gbops,
+                "created": trial.created,
+            }
+        )
+    return rows
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Plain rows as CSV with a header; a text that a spreadsheet would take for a formula is quoted from it."""
+    out = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([[_harmless(row.get(name)) for name in names] for row in rows])
+    return out.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""
+    risky = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+    return f"'{value}" if risky else value

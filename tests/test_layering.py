@@ -35,7 +35,10 @@ TORCH_FREE = [
     "predictions",
     "compare",
     "jobs",
+    "remove",
     "figures",
+    "report_style",
+    "report",
 ]
 TORCH = [
     "quantizers",

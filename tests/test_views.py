@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "app"))  # as Streamlit does 
 from history import History
 
 MAIN = str(Path(__file__).parents[1] / "app" / "main.py")
-VIEWS = ("study", "sensitivity", "allocation", "refine", "compare")
+VIEWS = ("study", "sensitivity", "allocation", "refine", "compare", "present", "jobs")
 
 Started = list[tuple[str, list[str]]]
 
@@ -78,7 +78,8 @@ def texts(page: AppTest) -> str:
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_page_opens_on_a_whole_study(view: str, studies: Path) -> None:
     make_study(studies)
-    assert opened(view).title[0].value.lower() == view
+    page = opened(view)
+    assert view == "present" or page.title[0].value.lower() == view  # a slide has a headline of its own
 
 
 @pytest.mark.parametrize("view", VIEWS)

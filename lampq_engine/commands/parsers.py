@@ -76,6 +76,16 @@ def parser() -> argparse.ArgumentParser:
     _study(one, required=False)
     one = command("compare", "list a study's trials, most accurate first")
     _study(one)
+    one = command("report", "write a study as one HTML file that opens anywhere, without a network")
+    _study(one)
+    one.add_argument(
+        "--trial", default="", help="id of the trial to show in detail; the newest one where it is left out"
+    )
+    one.add_argument("--to", required=True, metavar="FILE", help="where to, a name that ends in .html")
+    one = command("delete", "take a trial away, or a whole study; it cannot be undone")
+    _study(one)
+    one.add_argument("--trial", default="", help="id of the trial; the whole study where it is left out")
+    one.add_argument("--yes", action="store_true", help="needed, since nothing asks again")
     one = command("export", "copy a trial's packed file and recipe to a folder")
     _study(one)
     _trial(one)

@@ -170,6 +170,29 @@ def compare(options: argparse.Namespace, report: Report) -> Result:
     return Result("\n".join([table(rows), *study.damaged()]), rows)
 
 
+def report(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.report import as_html
+
+    study, path = open_study(options.study), Path(options.to)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--to is {options.to!r}", expected="a file name that ends in .html")
+    text = as_html(study, options.trial)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, text.encode())
+    return Result(f"{path} ({len(text) / 1e6:.1f} MB)", {"report": str(path)})
+
+
+def delete(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.remove import delete_study, delete_trial
+
+    study = open_study(options.study)
+    what = f"the trial {options.trial!r}" if options.trial else f"the study {study.name!r} with all its trials"
+    if not options.yes:
+        raise InputError(f"Deleting {what} cannot be undone", todo="Give --yes to do it")
+    gone = delete_trial(study, options.trial) if options.trial else delete_study(study)
+    return Result(f"deleted {gone}", {"deleted": str(gone)})
+
+
 def export(options: argparse.Namespace, report: Report) -> Result:
     study = open_study(options.study)
     trial = study.trial(options.trial)
