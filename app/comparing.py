@@ -76,11 +76,11 @@ def choose_pair(found: Sequence[Entry], home: Study) -> tuple[Entry, Entry | Non
         help="Click a point of a curve or a row of the table to choose it here.",
     )
     swap.button(
-        "Swap",
+        "",
         icon=":material/swap_horiz:",
         on_click=_swap,
         disabled=st.session_state[AGAINST] == FLOAT,
-        help="Exchange the two",
+        help="Swap the two",
         type="tertiary",
         width="stretch",
     )

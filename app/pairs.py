@@ -64,12 +64,12 @@ def numbers(entry: Entry, against: Entry | None, compared: Compared | None) -> N
     before = against.trial.allocation.cost if against else model.cost({}) if model else cost
     low, high = trial.evaluation.interval
     found = change(*compared) if compared else None
-    with st.grid(5, min_column_width=160):
+    with st.grid(5, min_column_width=150):
         fact(
             "Top-1 accuracy",
             f"{trial.evaluation.top1:.1f} %",
-            f"{low:.1f} to {high:.1f} %, {trial.evaluation.images} images",
-            help="Share of the validation images classified rightly, with its 95 % Wilson interval.",
+            f"{low:.1f} to {high:.1f} %, n = {trial.evaluation.images}",
+            help="Share of the n validation images classified rightly, with its 95 % Wilson interval.",
         )
         fact(
             "Change",
@@ -87,13 +87,13 @@ def numbers(entry: Entry, against: Entry | None, compared: Compared | None) -> N
         fact(
             "Packed file",
             f"{cost.megabytes:.3f} MB",
-            f"{before.megabytes / cost.megabytes:.2f}x smaller than {before.megabytes:.3f} MB",
+            f"{before.megabytes / cost.megabytes:.2f}x smaller",
             help="Size of the written file against that of the other.",
         )
         fact(
             "Compute",
             f"{cost.gbops:.3g} GBOPs",
-            f"{before.gbops / cost.gbops:.2f}x fewer than {before.gbops:.3g}",
+            f"{before.gbops / cost.gbops:.2f}x fewer",
             help="Bit operations for one image: MACs x weight bits x activation bits.",
         )
 
