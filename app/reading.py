@@ -10,6 +10,7 @@ import streamlit as st
 from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
 from lampq_engine.store import Study, Trial
+from lampq_engine.traces import Rank, resampled_ranks, traces
 from lampq_engine.types import Evaluation, Sensitivity
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -42,6 +43,11 @@ def _trials(stamped: Stamp, _study: Study) -> list[Trial]:
     return _study.trials()
 
 
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _ranks(stamped: Stamp, metric: str, _study: Study) -> list[Rank]:
+    return resampled_ranks(traces(_study), _study.sensitivity(metric))
+
+
 def costs(study: Study) -> CostModel | None:
     """The layers and costs of a study; None until they were surveyed."""
     path = study.path / "layers.json"
@@ -52,6 +58,13 @@ def sensitivity(study: Study, metric: str) -> Sensitivity | None:
     """One sensitivity of a study; None until it was measured, or where its file is damaged."""
     path = study.path / "sensitivity" / f"{metric}.json"
     return _whole(lambda: _sensitivity(stamp(path), metric, study)) if path.is_file() else None
+
+
+def ranks(study: Study, metric: str) -> list[Rank]:
+    """Ranks of the layers with their spread over the images; empty where the study keeps no traces of them."""
+    files = [study.path / "sensitivity" / f"{metric}.json"]
+    files += sorted((study.path / "sensitivity").glob("traces-*.safetensors"))
+    return _whole(lambda: _ranks(stamp(*files), metric, study)) or []
 
 
 def bypassed(study: Study) -> tuple[str, ...]:

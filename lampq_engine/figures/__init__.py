@@ -1,9 +1,11 @@
 """Figures: a plain record of the engine in, a Plotly figure out. A notebook shows what the pages show."""
 
+from lampq_engine.figures.close import attention_pair, error_by_bits, input_ranges, weight_histogram
 from lampq_engine.figures.costs import Share, cost_bars, shares
 from lampq_engine.figures.curves import Measured, accuracy_curve, frontier_curve, measured
 from lampq_engine.figures.grid import Grid, grid
 from lampq_engine.figures.heatmaps import bits_map, scores, sensitivity_map
+from lampq_engine.figures.metrics import agreement_map, metric_scatter, rank_ranges
 from lampq_engine.figures.training import Course, accuracy_by_epoch, course, loss_curve, update_curve
 from lampq_engine.figures.why import bill_bars
 
@@ -14,16 +16,23 @@ __all__ = [
     "Share",
     "accuracy_by_epoch",
     "accuracy_curve",
+    "agreement_map",
+    "attention_pair",
     "bill_bars",
     "bits_map",
     "cost_bars",
     "course",
+    "error_by_bits",
     "frontier_curve",
     "grid",
+    "input_ranges",
     "loss_curve",
     "measured",
+    "metric_scatter",
+    "rank_ranges",
     "scores",
     "sensitivity_map",
     "shares",
     "update_curve",
+    "weight_histogram",
 ]
