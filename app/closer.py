@@ -27,7 +27,7 @@ BARE = {"displayModeBar": False}
 def layer_panel(study: Study, model: CostModel) -> None:
     """One layer at chosen widths: weights on their grid, input ranges, error against bits, the worst channels."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = layer_box(study, [layer.name for layer in model.layers])
+        name = layer_box(study, model)
         weights = st.selectbox("Weight bits", WIDTHS, 2, width=120, key="look-weights", help="32 leaves it in float")
         activations = st.selectbox("Activation bits", WIDTHS, 2, width=120, key="look-activations", help="32: float")
         bits = Bits(weights, activations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from lampq_engine.cost import CostModel
@@ -46,6 +47,12 @@ def _trials(stamped: Stamp, _study: Study) -> list[Trial]:
 @st.cache_resource(max_entries=32, show_spinner=False)
 def _ranks(stamped: Stamp, metric: str, _study: Study) -> list[Rank]:
     return resampled_ranks(traces(_study), _study.sensitivity(metric))
+
+
+@st.cache_resource(show_spinner=False)
+def models_on_offer() -> pd.DataFrame:
+    """The table that `assets/list_models.py` made."""
+    return pd.read_csv(Path(__file__).parents[1] / "assets" / "models.csv")
 
 
 def costs(study: Study) -> CostModel | None:

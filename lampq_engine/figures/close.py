@@ -7,10 +7,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from lampq_engine.figures.style import BLUE, GREEN, GREY, ORANGE, SEQUENTIAL, SKY, VERMILION, axis, figure
+from lampq_engine.figures.style import BLUE, GREEN, ORANGE, SEQUENTIAL, SKY, VERMILION, axis, figure
 from lampq_engine.inspection import ImageView, LayerView, Operand
 
 HEIGHT = 300
+FEW = 64  # channels that are drawn as bars
 
 
 def weight_histogram(view: LayerView) -> go.Figure:
@@ -58,6 +59,7 @@ def input_ranges(operand: Operand) -> go.Figure:
         title=f"Range of the {operand.name} by channel",
         top=64,
         showlegend=True,
+        barmode="overlay",
         shapes=clips,
         xaxis=axis("channel", fixedrange=True),
         yaxis=axis("value", fixedrange=True),
@@ -67,7 +69,11 @@ def input_ranges(operand: Operand) -> go.Figure:
 def _band(
     name: str, across: Sequence[int], low: Sequence[float], high: Sequence[float], color: str
 ) -> list[dict[str, Any]]:
-    """Two lines and what lies between them."""
+    """What lies between two lines; for a few channels a bar each."""
+    if len(across) <= FEW:
+        spans = [top - bottom for bottom, top in zip(low, high, strict=True)]
+        bars = {"type": "bar", "x": list(across), "base": list(low), "y": spans, "name": name}
+        return [bars | {"marker": {"color": color}, "hovertemplate": "channel %{x}: %{base:.3g} up<extra></extra>"}]
     look = {"type": "scatter", "x": list(across), "mode": "lines", "line": {"width": 0, "shape": "hvh"}}
     bottom = look | {"y": list(low), "showlegend": False, "hoverinfo": "skip"}
     top = look | {"y": list(high), "fill": "tonexty", "fillcolor": color, "name": name}
@@ -123,8 +129,8 @@ def attention_pair(view: ImageView, block: int) -> go.Figure:
     ]
     blank: dict[str, Any] = {"visible": False, "fixedrange": True}
     named = [
-        {"text": text, "x": x, "y": 1.0, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False}
-        for text, x in (("float", 0.22), (f"quantized, {view.what}", 0.78))
+        {"text": text, "x": x, "y": 1.02, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False}
+        for text, x in (("float", 0.235), (f"quantized, {view.what}", 0.765))
     ]
     return figure(
         maps,
@@ -133,9 +139,10 @@ def attention_pair(view: ImageView, block: int) -> go.Figure:
         top=64,
         left=12,
         annotations=named,
-        xaxis={**blank, "domain": [0, 0.47]},
-        yaxis={**blank, "autorange": "reversed", "scaleanchor": "x"},
-        xaxis2={**blank, "domain": [0.53, 1], "anchor": "y2"},
-        yaxis2={**blank, "autorange": "reversed", "scaleanchor": "x2", "anchor": "x2"},
-        plot_bgcolor=GREY,
+        xaxis={**blank, "domain": [0, 0.47], "constrain": "domain"},
+        yaxis={**blank, "autorange": "reversed", "scaleanchor": "x", "constrain": "domain", "constraintoward": "top"},
+        xaxis2={**blank, "domain": [0.53, 1], "anchor": "y2", "constrain": "domain"},
+        yaxis2=blank
+        | {"autorange": "reversed", "scaleanchor": "x2", "anchor": "x2"}
+        | {"constrain": "domain", "constraintoward": "top"},
     )
