@@ -236,11 +236,11 @@ def _tied(model: CostModel, labels: Mapping[str, str]) -> list[tuple[str, ...]]:
 def ties_editor(study: Study, model: CostModel, past: History) -> None:
     """Rules that tie layers of every block."""
     key = f"ties-{study.name}-{past.revision}"
-    st.session_state.setdefault(key, list(_rules(past.shown.spec)))
     st.pills(
         "Ties in every block",
         list(TIES),
         selection_mode="multi",
+        default=list(_rules(past.shown.spec)),
         format_func=TIE_NAMES.__getitem__,
         key=key,
         on_change=_ties_chosen,

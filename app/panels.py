@@ -42,10 +42,9 @@ def why_panel(study: Study, model: CostModel, ask: Ask) -> None:
     one, budgets, here = position(study, ask)
     table = sensitivity(study, ask.metric)
     assert table is not None
-    names = [layer.name for layer in model.layers]
     left, right = st.columns(2, gap="medium")
     with left:
-        name = layer_box(study, names)
+        name = layer_box(study, model)
         found = one.why(table, budgets, here, name)
         tied = f" (tied: {', '.join(found.layers)})" if len(found.layers) > 1 else ""
         st.markdown(f"**{name} has {words(found.bits)}**{tied}")
@@ -58,13 +57,21 @@ def why_panel(study: Study, model: CostModel, ask: Ask) -> None:
         _steps(found)
 
 
-def layer_box(study: Study, names: list[str]) -> str:
+def layer_now(study: Study, model: CostModel) -> str:
+    """The layer that the session looks at; at first the first one whose width is searched."""
+    names = [layer.name for layer in model.layers]
+    first = next((layer.name for layer in model.layers if layer.kind == "qkv"), names[0])
+    found = st.session_state.setdefault(place(study), first)
+    return str(found) if found in names else first
+
+
+def layer_box(study: Study, model: CostModel) -> str:
     """The layer in hand, in a box to choose another; a box of its own for each, so that none shows an old choice."""
-    now = st.session_state.setdefault(place(study), names[0])
+    names, now = [layer.name for layer in model.layers], layer_now(study, model)
     chosen = st.selectbox(
         "Layer",
         names,
-        index=names.index(now) if now in names else 0,
+        index=names.index(now),
         key=f"pick-{study.name}-{now}",
         help="Choose it here or in the map above; type to search.",
     )

@@ -87,8 +87,9 @@ def snapshot(study: Study) -> tuple[object, ...]:
     """What makes pages draw themselves anew: jobs that begin or end, sensitivities and trials that appear."""
     states = tuple((job.id, job.alive) for job in jobs.list_jobs(study))
     files = tuple(study.has(name) for name in ("layers.json", "float.json", "analysis.json"))
+    views = tuple(sorted(path.name for path in (study.path / "inspections").glob("*.json")))
     trials = tuple(sorted(path.parent.name for path in (study.path / "trials").glob("*/trial.json")))
-    return states, files, study.metrics, trials, tuple(s.name for s in store.list_studies())
+    return states, files, views, study.metrics, trials, tuple(s.name for s in store.list_studies())
 
 
 def sidebar_jobs(study: Study, *, shown: bool) -> None:

@@ -31,6 +31,8 @@ TORCH_FREE = [
     "update",
     "records",
     "store",
+    "traces",
+    "inspection",
     "solve",
     "predictions",
     "compare",

@@ -12,7 +12,7 @@ from facts import fact
 from frontier_line import frontier_line
 from frontier_line import picked as budget_picked
 from history import Ask, History, history, keep
-from panels import PAIR, changes_panel, cost_panel, place, position, why_panel
+from panels import PAIR, changes_panel, cost_panel, layer_now, place, position, why_panel
 from reading import costs, float_evaluation, sensitivity, trials
 from slider import DIGITS, Dial, Moves, budget_slider, ceil_to
 from solving import Solver, frontier, solver
@@ -216,7 +216,7 @@ def show_bits(past: History, here: Allocation) -> None:
     bit_map(
         layout_of(model.layers),
         here.bits,
-        chosen=st.session_state.setdefault(place(study), model.layers[1].name),
+        chosen=layer_now(study, model),
         pinned=past.now.spec.pins,
         changed=[flip.layer.name for flip in flips(before.bits, here.bits, costs=model)],
         on_pick=layer_chosen,

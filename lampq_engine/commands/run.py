@@ -11,7 +11,7 @@ from typing import Any
 
 from lampq_engine import jobs as job_store
 from lampq_engine.allocate import Program
-from lampq_engine.commands.request import adjusted, data_spec, model_spec, read_recipe, settings
+from lampq_engine.commands.request import adjusted, data_spec, model_spec, read_recipe, settings, widths
 from lampq_engine.commands.rows import Result, study_row, trial_result, trial_row
 from lampq_engine.commands.text import allocation_text, evaluation_text, table
 from lampq_engine.errors import InputError
@@ -78,6 +78,40 @@ def allocate(options: argparse.Namespace, report: Report) -> Result:
     study, recipe = _request(options)
     found = solve(study, recipe)
     return Result(allocation_text(found), to_plain(found))
+
+
+def explain(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.explain import why
+    from lampq_engine.solve import check_recipe, metric_of
+
+    study, recipe = _request(options)
+    check_recipe(study, recipe)
+    metric, budgets = metric_of(study, recipe), recipe.allocation.budgets
+    assert metric is not None
+    if options.layer not in {layer.name for layer in study.costs.layers}:
+        raise InputError(
+            f"The model has no layer {options.layer!r}", expected=f"such as {study.costs.layers[0].name!r}"
+        )
+    program = Program(study.costs, metric, recipe.allocation)
+    found = why(program, metric, budgets, program.solve(budgets), options.layer)
+    return Result("\n".join([f"{options.layer} has {found.bits}", *found.sentences]), to_plain(found))
+
+
+def inspect(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.steps import inspect_image, inspect_layer
+
+    study, bits = open_study(options.study), widths(options.bits)
+    if not options.layer and options.image is None:
+        raise InputError("There is nothing to look at", expected="--layer NAME, --image NUMBER, or both")
+    views = []
+    if options.layer:
+        views.append(to_plain(inspect_layer(study, options.layer, bits, report=report)))
+    if options.image is not None:
+        views.append(to_plain(inspect_image(study, options.image, options.trial or str(bits), report=report)))
+    seen = " and ".join(
+        [options.layer] * bool(options.layer) + [f"image {options.image}"] * (options.image is not None)
+    )
+    return Result(f"looked at {seen}; kept in {study.path / 'inspections'}", views)
 
 
 def frontier(options: argparse.Namespace, report: Report) -> Result:
