@@ -11,7 +11,6 @@ from watching import sidebar_jobs
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
-st.set_page_config(page_title="LampQ Studio", page_icon=str(ASSETS / "icon.svg"), layout="wide")
 st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="large")
 
 page = st.navigation(
@@ -62,6 +61,12 @@ page = st.navigation(
     ]
 )
 
+st.set_page_config(
+    page_title="LampQ Studio",
+    page_icon=str(ASSETS / "icon.svg"),
+    layout="wide",
+    initial_sidebar_state="collapsed" if page.title == "Present" else "expanded",
+)
 study = choose_study()
 if study is not None:
     follow_link(study)

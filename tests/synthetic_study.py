@@ -134,6 +134,12 @@ def _write_trials(study: Study, recipe: Recipe, table: Sensitivity) -> None:
     _write_trial(study, recipe, "mixed-2-5-qat", allocation=chosen, **record)
 
 
+def add_trial(study: Study, name: str, title: str, *, top1: float, width: int = 3, created: float = 9.0) -> None:
+    """One more trial, uniform widths that a session chose by itself."""
+    table, spec = study.sensitivity("lampq"), AllocationSpec(solver="uniform", uniform=Bits(width, width))
+    _write_trial(study, Recipe(), name, title, _uniform(study.costs, spec, table), top1=top1, created=created)
+
+
 def _uniform(costs: CostModel, spec: AllocationSpec, table: Sensitivity) -> Allocation:
     return given(costs, uniform(costs.layers, spec), table)
 

@@ -225,6 +225,7 @@ def compare_and_download(page: Page, study: Study) -> None:
     for cost in ("megabytes", "gbops"):
         for name in ("Quantized", "QAT", "Uniform"):
             wait_for_trace(page, f"compare-{cost}", name)
+    page.get_by_test_id("stDataFrame").scroll_into_view_if_needed()
     table = page.get_by_test_id("stDataFrame").bounding_box()
     assert table
     page.mouse.click(table["x"] + 18, table["y"] + 35 * 1.5)  # the box of the first row

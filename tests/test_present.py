@@ -164,3 +164,5 @@ def test_slides_turn_by_arrow_keys_and_escape_leaves(study: Study, page: Page, d
     expect(page.get_by_role("heading", name="Accuracy against megabytes")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_role("heading", name="Compare", exact=True)).to_be_visible()
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Study").click()  # the sidebar is back
+    expect(page.get_by_role("heading", name="Study", exact=True)).to_be_visible()

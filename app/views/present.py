@@ -15,8 +15,6 @@ from lampq_engine.report import accuracy
 from lampq_engine.store import Trial
 from lampq_engine.types import FLOAT_BITS
 
-st.set_page_config(initial_sidebar_state="collapsed")
-
 
 @dataclass(frozen=True)
 class Slide:

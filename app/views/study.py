@@ -13,6 +13,7 @@ from lampq_engine.commands.request import data_spec, model_spec
 from lampq_engine.errors import InputError
 from lampq_engine.plain import help_of
 from lampq_engine.recipe import DataSpec, ModelSpec, Recipe
+from lampq_engine.remove import delete_study
 from lampq_engine.store import Study
 from lampq_engine.types import FLOAT_BITS
 
@@ -159,6 +160,28 @@ def provenance(study: Study) -> None:
         st.code("\n".join(map(str, skipped)), language=None, height=160)
 
 
+def end_of(study: Study) -> None:
+    """The way to get rid of a study, for one that failed or is done with."""
+    with st.popover("Delete this study", icon=":material/delete:"):
+        trials = len(list((study.path / "trials").glob("*/trial.json")))
+        st.markdown(
+            f"Delete **{study.name}** with its sensitivities, {trials} trials and their packed files? "
+            "This cannot be undone. The model and the images stay where they are."
+        )
+        st.button("Delete it for good", icon=":material/delete:", on_click=_delete, args=(study,))
+
+
+def _delete(study: Study) -> None:
+    try:
+        delete_study(study)
+    except (InputError, OSError) as error:
+        st.toast(str(error), icon=":material/error:")
+        return
+    st.session_state.pop("study", None)
+    st.query_params.pop("study", None)
+    st.toast(f"The study {study.name} is deleted.", icon=":material/delete:")
+
+
 def offer() -> None:
     """The models on offer: a row that is chosen fills in the model of the form below."""
     asked = st.text_input(
@@ -275,3 +298,4 @@ with tabs[1]:
     new_study()
 with tabs[2]:
     provenance(study)
+    end_of(study)
