@@ -120,9 +120,8 @@ def main() -> None:
                 tab.wait_for_selector("h1")
             page.wait_for_timeout(5000)
             memory = megabytes_of(board.process.pid)
-    print(
-        f"switch of pages: median {1e3 * statistics.median(found):.0f} ms, worst {1e3 * max(found):.0f} ms, {len(found)}"
-    )
+    middle = 1e3 * statistics.median(found)
+    print(f"switch of pages: median {middle:.0f} ms, worst {1e3 * max(found):.0f} ms, {len(found)}")
     print(f"study of {TRIALS} trials: {opened:.2f} s; with the page itself {cold:.2f} s")
     print(f"server with {SESSIONS} sessions: {memory:.0f} MB")
 
