@@ -17,8 +17,11 @@ from lampq_engine.figures.names import KIND_HELP, width
 from lampq_engine.types import Bits, Layer
 
 _HTML = """
+<div class="root">
 <div class="map" role="grid"></div>
-<div class="line" aria-live="off"></div>
+<div class="line" aria-live="polite"></div>
+<div class="legend"></div>
+</div>
 """
 
 _CSS = """
@@ -36,8 +39,10 @@ _CSS = """
   border-top-color: #D55E00; border-right-color: #D55E00; }
 .cell.pinned::before { content: ""; position: absolute; left: 2px; top: 2px; width: 0.42rem; height: 0.42rem;
   border-radius: 50%; background: #FFFFFF; border: 1px solid #000000; }
-.line { min-height: 2.6rem; padding-top: 0.4rem; font-family: var(--st-font); color: var(--st-text-color);
-  font-size: 0.8rem; opacity: 0.85; }
+.line { min-height: 3.9rem; padding-top: 0.4rem; font-family: var(--st-font); color: var(--st-text-color);
+  font-size: 0.85rem; }
+.legend { min-height: 2.6rem; font-family: var(--st-font); color: var(--st-text-color); font-size: 0.75rem;
+  opacity: 0.75; }
 """
 
 _JS = """
@@ -68,6 +73,7 @@ function build(root, data, pick) {
     cell.setAttribute("role", "gridcell");
     cell.onclick = () => pick(name);
     cell.onmouseenter = cell.onfocus = () => { root.querySelector(".line").textContent = cell.dataset.about; };
+    cell.onmouseleave = cell.onblur = () => { root.querySelector(".line").textContent = root.dataset.told; };
     cell.onkeydown = (event) => walk(event, cells, row, column);
     cells.set(name, { cell, row, column, name, about, shown: "" });
   });
@@ -86,9 +92,10 @@ function walk(event, cells, row, column) {
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
+  const root = parentElement.querySelector(".root");
   let drawn = kept.get(parentElement);
   if (!drawn || drawn.layout !== data.layout || !parentElement.contains(drawn.map)) {
-    drawn = build(parentElement, data, (name) => setTriggerValue("picked", name));
+    drawn = build(root, data, (name) => setTriggerValue("picked", name));
     kept.set(parentElement, drawn);
   }
   const pinned = new Set(data.pinned), changed = new Set(data.changed);
@@ -121,7 +128,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
     first = false;
   }
   const line = parentElement.querySelector(".line");
-  if (!line.textContent) line.textContent = data.legend;
+  if (root.dataset.told !== data.told) line.textContent = root.dataset.told = data.told;
+  root.querySelector(".legend").textContent = data.legend;
 }
 """
 
@@ -152,6 +160,7 @@ def bit_map(
     chosen: str,
     pinned: Collection[str],
     changed: Collection[str],
+    told: str,
     on_pick: Callable[[], None],
     key: str,
 ) -> None:
@@ -163,6 +172,7 @@ def bit_map(
         "pinned": list(pinned),
         "changed": list(changed),
         "legend": LEGEND,
+        "told": told,
         "label": f"Bits of each layer over blocks and kinds of layer, weights from {spans[0]} to {spans[-1]}",
     }
     _COMPONENT(key=key, data=data, on_picked_change=on_pick)

@@ -37,15 +37,20 @@ def position(study: Study, ask: Ask) -> tuple[Solver, Budgets, Allocation]:
     return one, one.nearest(ask.spec.budgets) if complaint else ask.spec.budgets, here
 
 
-def why_panel(study: Study, model: CostModel, ask: Ask) -> None:
-    """For one layer: every width it may take at the solver's prices, and what one step up or down would do."""
+def why_of(study: Study, model: CostModel, ask: Ask) -> Why:
+    """Why the layer in hand has its widths in a position."""
     one, budgets, here = position(study, ask)
     table = sensitivity(study, ask.metric)
     assert table is not None
+    return one.why(table, budgets, here, layer_now(study, model))
+
+
+def why_panel(study: Study, model: CostModel, ask: Ask) -> None:
+    """For one layer: every width it may take at the solver's prices, and what one step up or down would do."""
     left, right = st.columns(2, gap="medium")
     with left:
         name = layer_box(study, model)
-        found = one.why(table, budgets, here, name)
+        found = why_of(study, model, ask)
         tied = f" (tied: {', '.join(found.layers)})" if len(found.layers) > 1 else ""
         st.markdown(f"**{name} has {words(found.bits)}**{tied}")
         st.markdown("\n".join(f"- {sentence}" for sentence in found.sentences))

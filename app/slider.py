@@ -91,7 +91,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
       number.value = on ? Number(value).toFixed(data.digits) : "";
     }
   };
-  find(".label").textContent = data.label;
+  find(".label").textContent = data.name;
   find(".low").textContent = data.low.toFixed(data.digits);
   find(".high").textContent = data.high.toFixed(data.digits);
   find(".note").textContent = data.note;
@@ -172,6 +172,7 @@ def budget_slider(dial: Dial, moves: Moves, *, key: str) -> None:
     spent = f"uses {dial.spent:.{digits}f}"
     data = {
         "key": key,
+        "name": BUDGET_NAMES[dial.budget],
         "label": f"{BUDGET_NAMES[dial.budget]} at most",
         "unit": UNITS[dial.budget],
         "digits": digits,

@@ -198,11 +198,11 @@ def _kept(step: Step, unit: str) -> str:
     """Why the layer is not narrower."""
     saved, harm = -step.bill, step.harm
     if harm > saved:
-        text = f"Down to {step.to} it would harm {harm:.3g} {unit} more"
-        return text + (
-            f" and free what is worth only {saved:.3g} elsewhere: the last step pays {harm / saved:.3g} times."
-            if saved > 0
-            else " and free nothing that is scarce."
+        text = f"Down to {step.to} it would harm {harm:.3g} {unit} more and free"
+        if saved <= 0:
+            return f"{text} nothing that is scarce."
+        return (
+            f"{text} what is worth only {saved:.3g} elsewhere: its last step pays for itself {harm / saved:.3g} times."
         )
     return (
         f"Down to {step.to} it would harm {harm:.3g} {unit} more and free what is worth {saved:.3g} elsewhere: "

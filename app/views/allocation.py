@@ -12,7 +12,7 @@ from facts import fact
 from frontier_line import frontier_line
 from frontier_line import picked as budget_picked
 from history import Ask, History, history, keep
-from panels import PAIR, changes_panel, cost_panel, layer_now, place, position, why_panel
+from panels import PAIR, changes_panel, cost_panel, layer_now, place, position, why_of, why_panel, words
 from reading import costs, float_evaluation, sensitivity, trials
 from slider import DIGITS, Dial, Moves, budget_slider, ceil_to
 from solving import Solver, frontier, solver
@@ -96,7 +96,7 @@ def key_of(name: str) -> str:
 def cards(one: Solver, ask: Ask, rooms: dict[str, Slack]) -> None:
     """A card for each budget: on or off, slider and number, range, what is used, and whether it binds."""
     names = [name for name in BUDGET_NAMES if not (ask.tied and name == "mean_activation_bits")]
-    with st.grid(len(names), min_column_width=215):
+    with st.grid(len(names), min_column_width=195):
         for name in names:
             with st.container(border=True, gap="xsmall", height="stretch"):
                 card(one, ask, rooms[name])
@@ -155,7 +155,7 @@ def show_numbers(here: Allocation) -> None:
         fact(
             "Solver",
             solution.status,
-            f"gap {100 * solution.gap:.2g} % · {solution.milliseconds:.0f} ms",
+            f"gap {100 * solution.gap if solution.gap > 1e-9 else 0:.2g} % · {solution.milliseconds:.0f} ms",
             help="`optimal`: proven to be the best. The gap is the distance between harm and its proven bound.",
         )
 
@@ -219,9 +219,19 @@ def show_bits(past: History, here: Allocation) -> None:
         chosen=layer_now(study, model),
         pinned=past.now.spec.pins,
         changed=[flip.layer.name for flip in flips(before.bits, here.bits, costs=model)],
+        told=told(past),
         on_pick=layer_chosen,
         key="bit-map",
     )
+
+
+def told(past: History) -> str:
+    """The first answer to why the chosen layer has its width, under the map; the rest is in the panel below."""
+    assert model is not None
+    if past.now != past.settled:
+        return ""
+    found = why_of(study, model, past.now)
+    return f"{layer_now(study, model)} has {words(found.bits)}. {found.sentences[0]}"
 
 
 def layer_chosen() -> None:

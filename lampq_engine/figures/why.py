@@ -9,16 +9,24 @@ from lampq_engine.figures.names import width
 from lampq_engine.figures.style import BLUE, VERMILION, axis, figure
 from lampq_engine.types import Bits
 
+MANY = 9  # options that one picture shows in full
+
 
 def bill_bars(found: Why) -> go.Figure:
-    """Harm and price of every width of a layer, stacked; the chosen one, the least in sum, is marked."""
-    names = [_pair(option.bits) for option in found.options]
-    harm = _bars("harm", names, [option.harm for option in found.options], VERMILION)
-    bill = _bars("price of its bits", names, [option.bill for option in found.options], BLUE)
-    tops = [option.total for option in found.options]
+    """Harm and price of every width of a layer, stacked; the chosen one, the least in sum, is marked.
+
+    Of free widths only those are shown that share one side with the chosen ones.
+    """
+    options, now = found.options, found.bits
+    if len(options) > MANY:
+        options = tuple(o for o in options if o.bits.weights == now.weights or o.bits.activations == now.activations)
+    names = [_pair(option.bits) for option in options]
+    harm = _bars("harm", names, [option.harm for option in options], VERMILION)
+    bill = _bars("price of its bits", names, [option.bill for option in options], BLUE)
+    tops = [option.total for option in options]
     chosen = [
         {"x": index, "y": option.total, "text": "chosen", "showarrow": True, "arrowhead": 2, "ay": -28, "ax": 0}
-        for index, option in enumerate(found.options)
+        for index, option in enumerate(options)
         if option.bits == found.bits
     ]
     return figure(

@@ -1,6 +1,7 @@
 """How fast the pages are: first paint, and from the pointer's input event to the redrawn bit heatmap while dragging.
 
-Run `python tests/benchmarks/bench_slider.py`; it makes a study of DeiT's 12 blocks on disk and needs Chromium.
+Run `python tests/benchmarks/bench_slider.py`; it makes a study of DeiT's 12 blocks on disk and needs Chromium. With two
+arguments, STUDIES STUDY, it drags in that study.
 """
 
 from __future__ import annotations
@@ -80,15 +81,17 @@ def waits(inputs: list[float], draws: list[float]) -> list[float]:
     return found
 
 
-def main() -> None:
+def main(studies: Path | None = None, study: str = "builtin") -> None:
     with tempfile.TemporaryDirectory() as folder:
-        make_study(Path(folder) / "studies")
-        with Dashboard(Path(folder) / "studies", log=Path(folder) / "server.log") as url, chromium() as browser:
+        if studies is None:
+            studies = Path(folder) / "studies"
+            make_study(studies)
+        with Dashboard(studies, log=Path(folder) / "server.log") as url, chromium() as browser:
             page = browser.new_page(viewport={"width": 1280, "height": 1000})
-            paint = first_paint(page, url)
-            page.goto(f"{url}/allocation")
+            paint = first_paint(page, f"{url}/?study={study}")
+            page.goto(f"{url}/allocation?study={study}")
             page.wait_for_selector(".st-key-bits .cell")
-            page.wait_for_timeout(5000)
+            page.wait_for_timeout(6000)
             found, rate = drag(page)
     print(f"first paint: {paint:.2f} s")
     middle, worst = statistics.median(found), max(found)
@@ -97,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*(Path(sys.argv[1]), sys.argv[2]) if len(sys.argv) > 2 else ())
