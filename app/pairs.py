@@ -22,6 +22,7 @@ from lampq_engine.compare import (
 from lampq_engine.errors import InputError
 from lampq_engine.predictions import Predictions, Truth, thumbnail
 from lampq_engine.remove import delete_trial
+from lampq_engine.store import Trial
 
 TABS = ["By class", "Images that flip", "Recipes"]
 KINDS = {"lost": "Lost", "gained": "Gained", "other": "Wrong both times"}
@@ -68,38 +69,54 @@ def numbers(entry: Entry, against: Entry | None, compared: Compared | None) -> N
         fact(
             "Top-1 accuracy",
             f"{trial.evaluation.top1:.1f} %",
-            f"{low:.1f} to {high:.1f} %, n = {trial.evaluation.images}",
-            help="Share of the n validation images classified rightly, with its 95 % Wilson interval.",
+            f"{low:.1f} to {high:.1f} %",
+            help=f"Share of {trial.evaluation.images} validation images classified rightly, with its 95 % Wilson interval.",
         )
         fact(
             "Change",
             f"{found.change:+.1f} points" if found else "–",
-            _surely(found) if found else "predictions not kept",
+            f"{found.low:+.1f} to {found.high:+.1f}" if found else "not kept",
             help="Accuracy on the same images, after minus before, with the 95 % interval of a paired difference "
             "(Agresti and Min). p is McNemar's exact test: how often so uneven a split of the flips comes by chance.",
         )
         fact(
             "Images that flip",
-            f"{found.lost + found.gained}" if found else "–",
-            f"{found.lost} lost, {found.gained} gained" if found else "predictions not kept",
+            f"{found.lost + found.gained} of {found.images}" if found else "–",
+            f"{found.lost} lost, {found.gained} gained" if found else "not kept",
             help="Images classified rightly by one of the two only.",
         )
         fact(
             "Packed file",
             f"{cost.megabytes:.3f} MB",
-            f"{before.megabytes / cost.megabytes:.2f}x smaller",
+            _times(before.megabytes, cost.megabytes, "smaller", "larger"),
             help="Size of the written file against that of the other.",
         )
         fact(
             "Compute",
             f"{cost.gbops:.3g} GBOPs",
-            f"{before.gbops / cost.gbops:.2f}x fewer",
+            _times(before.gbops, cost.gbops, "fewer", "more"),
             help="Bit operations for one image: MACs x weight bits x activation bits.",
         )
+    st.caption(_sentence(trial, found, against.title if against else "float"))
 
 
-def _surely(found: Paired) -> str:
-    return f"{found.low:+.1f} to {found.high:+.1f}, p {found.p:.2g}"
+def _times(before: float, after: float, less: str, more: str) -> str:
+    if before == after:
+        return "the same"
+    return f"{before / after:.3g}x {less}" if after < before else f"{after / before:.3g}x {more}"
+
+
+def _sentence(trial: Trial, found: Paired | None, other: str) -> str:
+    """The pair in one sentence, with its images, its interval and its test."""
+    low, high = trial.evaluation.interval
+    own = f"{trial.evaluation.top1:.1f} % of {trial.evaluation.images} images (95 % interval {low:.1f} to {high:.1f})"
+    if found is None:
+        return f"{own}. What changed against {other} image by image is not known."
+    verdict = "more than chance" if found.low > 0 or found.high < 0 else "no more than chance may do"
+    return (
+        f"{own}; against {other} on the same images {found.change:+.1f} points (95 % interval {found.low:+.1f} to "
+        f"{found.high:+.1f}): {found.lost} lost, {found.gained} gained, p = {found.p:.2g}, {verdict}."
+    )
 
 
 def _panels(entry: Entry, against: Entry | None, compared: Compared | None, reason: str, home: str) -> None:

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from lampq_engine import figures
 from lampq_engine.compare import Paired, as_csv, change, class_changes, trial_rows
 from lampq_engine.errors import InputError
-from lampq_engine.figures.names import METRIC_HELP, METRIC_NAMES, STAGE_NAMES, number
+from lampq_engine.figures.names import BUDGET_NAMES, METRIC_HELP, METRIC_NAMES, STAGE_NAMES, number
 from lampq_engine.plain import to_plain
 from lampq_engine.predictions import predictions_of, truth_of
 from lampq_engine.recipe import to_toml
@@ -127,7 +127,7 @@ def _detail(study: Study, trial: Trial) -> str:
     layers, bits, solution = study.costs.layers, trial.allocation.bits, trial.allocation.solution
     text = (
         f"Solver: {escape(solution.status)}, predicted harm {number(solution.harm)}, proven bound "
-        f"{number(solution.bound)}. Limited by {escape(', '.join(solution.binding)) or 'no budget'}."
+        f"{number(solution.bound)}. Limited by {', '.join(BUDGET_NAMES.get(b, escape(b)).replace('M', 'm') for b in solution.binding) or 'no budget'}."
     )
     widths = {
         "layer": list(bits),

@@ -60,7 +60,8 @@ def see_the_newest_against_float(page: Page, study: Study) -> None:
     assert after
     found = change(truth, truth.whole, after)
     until(page, lambda: card(page, "Change") == f"{found.change:+.1f} points")
-    expect(page.get_by_text(f"{found.low:+.1f} to {found.high:+.1f}, p {found.p:.2g}")).to_be_visible()
+    sentence = f"(95 % interval {found.low:+.1f} to {found.high:+.1f}): {found.lost} lost, {found.gained} gained"
+    expect(page.get_by_text(sentence)).to_be_visible()
     (bars,) = traces(page, "by-class")
     assert sum(row[3] for row in bars["customdata"]) == study.float_evaluation.images
 

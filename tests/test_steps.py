@@ -100,7 +100,8 @@ def test_trial_is_measured_packed_and_recreated(analysed: tuple[Study, steps.Loa
     pair = change(truth, truth.whole, kept)
     assert pair.change == pytest.approx(trial.evaluation.top1 - study.float_evaluation.top1)
     for flip in flips(truth, truth.whole, kept):
-        assert Image.open(thumbnail(study, flip.position)).size == (96, 96)
+        with Image.open(thumbnail(study, flip.position)) as picture:
+            assert picture.size == (96, 96)
     assert truth.names == {digit: str(digit) for digit in range(10)}
     again = steps.quantize(study, from_toml(to_toml(trial.recipe)), loaded=loaded)
     assert again.id == trial.id
