@@ -59,7 +59,7 @@ def _predictions(entry: Entry, against: Entry | None) -> tuple[Compared | None, 
 
 
 def numbers(entry: Entry, against: Entry | None, compared: Compared | None) -> None:
-    """The pair in four cards: accuracy with its paired interval, flips, size and compute."""
+    """The pair in five cards and a sentence: accuracy with its paired interval, flips, size and compute."""
     trial, model = entry.trial, costs(entry.study)
     cost = trial.allocation.cost
     before = against.trial.allocation.cost if against else model.cost({}) if model else cost
@@ -70,7 +70,7 @@ def numbers(entry: Entry, against: Entry | None, compared: Compared | None) -> N
             "Top-1 accuracy",
             f"{trial.evaluation.top1:.1f} %",
             f"{low:.1f} to {high:.1f} %",
-            help=f"Share of {trial.evaluation.images} validation images classified rightly, with its 95 % Wilson interval.",
+            help=f"Share of {trial.evaluation.images} validation images classified rightly, with its 95 % interval.",
         )
         fact(
             "Change",

@@ -125,9 +125,10 @@ def _measured(study: Study, found: Sequence[Trial], whole: Evaluation) -> str:
 
 def _detail(study: Study, trial: Trial) -> str:
     layers, bits, solution = study.costs.layers, trial.allocation.bits, trial.allocation.solution
+    limits = [BUDGET_NAMES.get(name, name).replace("M", "m") for name in solution.binding]
     text = (
         f"Solver: {escape(solution.status)}, predicted harm {number(solution.harm)}, proven bound "
-        f"{number(solution.bound)}. Limited by {', '.join(BUDGET_NAMES.get(b, escape(b)).replace('M', 'm') for b in solution.binding) or 'no budget'}."
+        f"{number(solution.bound)}. Limited by {escape(' and '.join(limits)) or 'no budget'}."
     )
     widths = {
         "layer": list(bits),
