@@ -137,12 +137,13 @@ def show_image(view: ImageView) -> None:
         f"{flip}{'' if before[0] == after[0] else f' {after[0]:.0f}'} ({after[1]:.1%})."
     )
     block = st.select_slider("Block", view.blocks, view.blocks[-1], key="look-block", help="whose attention is shown")
-    left, right = st.columns([1, 3], gap="medium", vertical_alignment="center")
-    left.image(base64.b64decode(view.png), caption=f"calibration image {view.index}", width="stretch")
     figure = figures.attention_pair(view, view.blocks.index(block))
-    right.plotly_chart(
-        figure,
-        key="look-attention",
-        config=BARE,
-        alt=f"Share of attention on each patch of image {view.index} in block {block}, float and quantized",
-    )
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.image(base64.b64decode(view.png), caption=f"calibration image {view.index}", width=240)
+        st.plotly_chart(
+            figure,
+            width=600,
+            key="look-attention",
+            config=BARE,
+            alt=f"Share of attention on each patch of image {view.index} in block {block}, float and quantized",
+        )

@@ -103,6 +103,7 @@ READS: dict[str, list[str]] = {
     "studies": [],
     "sensitivity": ["--study", "small", "--metric", "fisher"],
     "allocate": ["--study", "small", "--mean-bits", "3"],
+    "explain": ["--study", "small", "--mean-bits", "3", "--layer", "blocks.0.attn.qkv"],
     "frontier": ["--study", "small", "--points", "3"],
     "compare": ["--study", "small"],
     "jobs": ["--study", "small"],

@@ -14,6 +14,7 @@ from lampq_engine.files import read_json
 from lampq_engine.inspection import image_path, image_view, layer_path, layer_view
 from lampq_engine.recipe import DataSpec, Recipe
 from lampq_engine.steps import Loaded, analyse, inspect_image, inspect_layer
+from lampq_engine.steps.inspect import _received
 from lampq_engine.store import Study, create_study
 from lampq_engine.traces import traces
 from lampq_engine.types import Bits
@@ -35,7 +36,7 @@ def test_a_layer_is_seen_as_it_is_quantized(made: tuple[Study, Loaded], name: st
     layer = next(one for one in loaded.layers if one.name == name)
     assert sum(view.counts) == layer.weights
     assert len(view.grid) == (0 if layer.is_matmul else 8)
-    assert len(view.inputs) == (2 if layer.is_matmul else 1)
+    assert len(view.inputs) == (2 if layer.is_matmul or view.folded else 1)
     assert [error.bits for error in view.errors] == list(range(2, 9))
     assert all(a.output > b.output for a, b in itertools.pairwise(view.errors))
     assert view.folded == (name == "blocks.3.attn.qkv")
@@ -110,3 +111,21 @@ def test_the_traces_of_single_images_are_read_without_torch(made: tuple[Study, L
 
 def test_a_study_without_traces(tmp_path: Path) -> None:
     assert traces(create_study(Recipe(), tmp_path)) == {}
+
+
+def test_attention_becomes_a_picture_with_and_without_a_class_token() -> None:
+    source = torch.Generator().manual_seed(0)
+
+    def shares(windows: int, tokens: int) -> torch.Tensor:
+        return torch.rand(windows, 2, tokens, tokens, generator=source).softmax(-1)
+
+    with_class = shares(1, 17)
+    picture = torch.tensor(_received(with_class))
+    given = with_class.mean(1)[0, 0, 1:].view(4, 4)
+    assert torch.allclose(picture, given / given.sum(), rtol=1e-3)
+    windows = shares(4, 9)  # two by two windows of three by three patches
+    picture = torch.tensor(_received(windows))
+    got = windows.mean(1).mean(1).view(4, 3, 3)
+    assert picture.shape == (6, 6)
+    assert torch.allclose(picture[:3, 3:], got[1] / got.sum(), rtol=1e-3)
+    assert torch.allclose(picture[3:, :3], got[2] / got.sum(), rtol=1e-3)

@@ -80,6 +80,12 @@ def _layer(loaded: Loaded, layer: Layer, bits: Bits, report: Report) -> LayerVie
     weight = None if layer.is_matmul else folded.get_parameter("weight").float()
     edges, counts, grid, worst = _weights(weight, module)
     names = ["left operand", "right operand"] if layer.is_matmul else ["input"]
+    operands = [
+        _operand(name, tensor, quantizer, isinstance(op, nn.Conv2d))
+        for name, tensor, quantizer in zip(names, x, module.input_quantizers, strict=True)
+    ]
+    if folded is not op:
+        operands.append(_operand("input before the fold", inputs[0], nn.Identity(), False))
     return LayerView(
         layer.name,
         bits,
@@ -89,10 +95,7 @@ def _layer(loaded: Loaded, layer: Layer, bits: Bits, report: Report) -> LayerVie
         counts,
         grid,
         worst,
-        [
-            _operand(name, tensor, quantizer, isinstance(op, nn.Conv2d))
-            for name, tensor, quantizer in zip(names, x, module.input_quantizers, strict=True)
-        ],
+        operands,
         errors,
     )
 
