@@ -6,7 +6,7 @@ that costs 60 ms, for objects that live as long as the process; frozen once, the
 
 import gc
 
-import asking  # noqa: F401
+import panels  # noqa: F401
 import solving  # noqa: F401
 import watching  # noqa: F401
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import frozen  # noqa: F401
 import streamlit as st
 from choosing import choose_study
+from links import follow_link
+from sharing import share
 from watching import sidebar_jobs
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
-st.set_page_config(page_title="LampQ Studio", page_icon=str(ASSETS / "icon.svg"), layout="wide")
 st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="large")
 
 page = st.navigation(
@@ -43,12 +44,32 @@ page = st.navigation(
             "views/compare.py",
             title="Compare",
             icon=":material/monitoring:",
-            help="Accuracy against size and compute, and the files to take away.",
+            help="Accuracy against size and compute, what two trials do differently, and the files to take away.",
+        ),
+        st.Page(
+            "views/present.py",
+            title="Present",
+            icon=":material/slideshow:",
+            help="Sensitivity, allocation and curves in large type, for a screen that others look at.",
+        ),
+        st.Page(
+            "views/jobs.py",
+            title="Jobs",
+            icon=":material/list:",
+            help="The queue for the device, logs, and what can be resumed.",
         ),
     ]
 )
 
+st.set_page_config(
+    page_title="LampQ Studio",
+    page_icon=str(ASSETS / "icon.svg"),
+    layout="wide",
+    initial_sidebar_state="collapsed" if page.title == "Present" else "expanded",
+)
 study = choose_study()
 if study is not None:
-    sidebar_jobs(study, shown=page.title != "Study")  # that page shows its jobs itself
+    follow_link(study)
+    share(study, page.url_path)
+    sidebar_jobs(study, shown=page.title not in ("Study", "Jobs"))  # these pages show jobs themselves
     page.run()

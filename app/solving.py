@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import streamlit as st
 from reading import Stamp, costs, sensitivity, stamp
 
 from lampq_engine.allocate import Program
 from lampq_engine.errors import InputError
+from lampq_engine.explain import Why, why
 from lampq_engine.files import key_of
 from lampq_engine.frontier import Point, grid, solve_at
 from lampq_engine.plain import to_plain
 from lampq_engine.recipe import AllocationSpec, Budgets
 from lampq_engine.store import Study
-from lampq_engine.types import Allocation
+from lampq_engine.types import Allocation, Sensitivity
 
 FRONTIER_POINTS = 41
+KEPT = 1024  # positions of a solver that are looked up rather than solved again
 COARSE = 6  # points that already span the whole range, see `_coarse_first`
 
 
@@ -26,16 +30,39 @@ class Solver:
     """A program that several sessions may ask, one at a time."""
 
     program: Program
+    floor: dict[str, float]  # the least of each cost without pins and ties
     turn: threading.Lock = field(default_factory=threading.Lock)
+    solved: dict[Budgets, tuple[Allocation, str]] = field(default_factory=dict)
+    explained: dict[tuple[Budgets, str], Why] = field(default_factory=dict)
 
     def solve(self, budgets: Budgets) -> tuple[Allocation, str]:
         """The best allocation; where none is feasible, that of the nearest budgets and the sentence that says so."""
         with self.turn:
-            try:
-                return self.program.solve(budgets), ""
-            except InputError as error:
-                near = Budgets(**self.program.nearest(budgets.given()))
-                return self.program.solve(near), str(error)
+            return _kept(self.solved, budgets, lambda: self._solve(budgets))
+
+    def _solve(self, budgets: Budgets) -> tuple[Allocation, str]:
+        try:
+            return self.program.solve(budgets), ""
+        except InputError as error:
+            return self.program.solve(self.nearest(budgets)), str(error)
+
+    def nearest(self, budgets: Budgets) -> Budgets:
+        """The nearest budgets that some allocation meets."""
+        return Budgets(**self.program.nearest(budgets.given()))
+
+    def why(self, table: Sensitivity, budgets: Budgets, here: Allocation, layer: str) -> Why:
+        """Why a layer has its widths in `here`, which was solved within `budgets`."""
+        with self.turn:
+            return _kept(self.explained, (budgets, layer), lambda: why(self.program, table, budgets, here, layer))
+
+
+def _kept(found: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """What was made for a key before, or now; the oldest of too many is forgotten."""
+    if key not in found:
+        if len(found) >= KEPT:
+            found.pop(next(iter(found)))
+        found[key] = make()
+    return found[key]
 
 
 @dataclass
@@ -82,7 +109,8 @@ def _program(study: Study, metric: str, spec: AllocationSpec) -> Program:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _solver(stamped: Stamp, key: str, metric: str, _study: Study, _spec: AllocationSpec) -> Solver:
-    return Solver(_program(_study, metric, _spec))
+    free = _program(_study, metric, replace(_spec, pins={}, ties=())).least
+    return Solver(_program(_study, metric, _spec), free)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)

@@ -9,6 +9,7 @@ import streamlit as st
 from lampq_engine import jobs, store
 from lampq_engine.errors import InputError
 from lampq_engine.jobs import Job, Status
+from lampq_engine.remove import delete_job
 from lampq_engine.store import Study
 
 LOOKS = {
@@ -86,8 +87,9 @@ def snapshot(study: Study) -> tuple[object, ...]:
     """What makes pages draw themselves anew: jobs that begin or end, sensitivities and trials that appear."""
     states = tuple((job.id, job.alive) for job in jobs.list_jobs(study))
     files = tuple(study.has(name) for name in ("layers.json", "float.json", "analysis.json"))
+    views = tuple(sorted(path.name for path in (study.path / "inspections").glob("*.json")))
     trials = tuple(sorted(path.parent.name for path in (study.path / "trials").glob("*/trial.json")))
-    return states, files, study.metrics, trials, tuple(s.name for s in store.list_studies())
+    return states, files, views, study.metrics, trials, tuple(s.name for s in store.list_studies())
 
 
 def sidebar_jobs(study: Study, *, shown: bool) -> None:
@@ -99,17 +101,54 @@ def sidebar_jobs(study: Study, *, shown: bool) -> None:
 
 
 def _pulse(study: Study, before: tuple[object, ...], shown: bool) -> None:
-    alive = [job for job in jobs.list_jobs(study) if job.alive] if shown else []
-    if alive:
-        st.caption("Running now")
-    for job in alive:
-        status = job.status()
-        with st.container(border=True):
-            st.markdown(f"**{job.info['title']}**")
+    turns = in_turn(store.list_studies())
+    own = [job for one, job, _ in turns if one == study]
+    if turns and shown:
+        st.caption(f"Running now · {len(turns)} in the queue" if len(turns) > 1 else "Running now")
+    for one, job, status in turns if shown else []:
+        with st.container(border=True, gap="xsmall"):
+            st.markdown(f"**{job.info['title']}**" + ("" if job in own else f"  \n:gray[study {one.name}]"))
             bar(status)
-            buttons(study, job, status, where="side")
+            with st.container(horizontal=True):
+                buttons(one, job, status, where="side")
+                log_of(job, "side")
+    if turns and shown:
+        st.page_link("views/jobs.py", label="All jobs", icon=":material/list:")
     if snapshot(study) != before:
         st.rerun()
+
+
+def in_turn(studies: list[Study]) -> list[tuple[Study, Job, Status]]:
+    """Every living job of some studies: who has the device first, then who waits, the longest first."""
+    found = [(study, job, job.status()) for study in studies for job in jobs.list_jobs(study) if job.alive]
+    living = [one for one in found if not one[2].ended]
+    return sorted(living, key=lambda one: (one[2].state == "waiting", one[1].id))
+
+
+def log_of(job: Job, where: str) -> None:
+    """What a job printed, in a popover."""
+    with st.popover("Log", icon=":material/article:", key=f"log-{where}-{job.id}"):
+        st.code(job.log()[-6000:] or "Nothing was printed yet.", language=None)
+
+
+def forget(job: Job, where: str) -> None:
+    """A button that takes the record of an ended job away; what it made stays."""
+    st.button(
+        "",
+        icon=":material/delete:",
+        type="tertiary",
+        key=f"forget-{where}-{job.id}",
+        on_click=_forget,
+        args=(job,),
+        help="Remove from this list. What the job made stays.",
+    )
+
+
+def _forget(job: Job) -> None:
+    try:
+        delete_job(job)
+    except (InputError, OSError) as error:
+        st.toast(str(error), icon=":material/error:")
 
 
 def age(created: float) -> str:

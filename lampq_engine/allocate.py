@@ -25,7 +25,7 @@ OBJECTIVE = 1e4  # HiGHS's tolerances are absolute, about 1e-6; harm is scaled s
 
 
 class Program:
-    """The integer program of one model, metric, menus and pins, ready to be solved for one budget after another."""
+    """The integer program of one model, metric, menus, pins and ties, ready for one budget after another."""
 
     def __init__(self, costs: CostModel, sensitivity: Sensitivity, spec: AllocationSpec) -> None:
         self.problem = problem = Problem.of(costs, sensitivity, spec)
@@ -39,8 +39,8 @@ class Program:
         """The same program without the choices that no optimum within `limits` makes; exact (see `narrow`)."""
         return replace(self.problem, choices=self.grid.narrow(limits))
 
-    def solve(self, budgets: Budgets) -> Allocation:
-        """The allocation of least predicted harm within `budgets`.
+    def solve(self, budgets: Budgets, *, hold: Mapping[str, Bits] | None = None) -> Allocation:
+        """The allocation of least predicted harm within `budgets`; `hold` gives choices that must be kept this once.
 
         `InputError` for budgets that no allocation meets; it names the nearest ones that some allocation meets.
         """
@@ -48,12 +48,13 @@ class Program:
         if any(limit < self.least[budget] * (1 - ROUNDING) for budget, limit in limits.items()):
             raise self._infeasible(limits)
         tight = {budget: limit * (1 + ROUNDING) for budget, limit in limits.items()}
-        program = _OneHot(self._narrowed(tight), budgets=tuple(limits), most=self.most, scale=self.scale)
+        problem = self._held(hold) if hold else self._narrowed(tight)
+        program = _OneHot(problem, budgets=tuple(limits), most=self.most, scale=self.scale)
         for _ in range(4):
             result = program.run(tight)
             if result is None:
                 raise self._infeasible(limits)
-            bits = program.chosen(result)
+            bits = self.problem.spread(program.chosen(result))
             cost = self.problem.costs.cost(bits)
             over = {b: getattr(cost, b) - limit for b, limit in limits.items()}
             over = {b: excess for b, excess in over.items() if excess > ROUNDING * limits[b]}
@@ -61,6 +62,25 @@ class Program:
                 return self._allocation(bits, cost, result, limits, 1e3 * (time.perf_counter() - start))
             tight |= {b: tight[b] - 2 * excess for b, excess in over.items()}
         raise RuntimeError(f"the solver keeps overshooting {sorted(over)} within its tolerance")
+
+    def _held(self, hold: Mapping[str, Bits]) -> Problem:
+        """The same program with some choices made."""
+        rows = {name: (hold[name],) if name in hold else row for name, row in self.problem.choices.items()}
+        return replace(self.problem, choices=rows)
+
+    def prices(self, budgets: Budgets) -> dict[str, float]:
+        """The shadow price of each given budget: harm that one more unit of it would save; 0 where it does not bind.
+
+        Duals of the linear relaxation of the program at these budgets (our choice). The relaxation splits at most one
+        layer for each budget; the integer optimum may differ in a few more, where a step that pays does not fit.
+        """
+        limits = budgets.given()
+        program = _OneHot(self.problem, budgets=tuple(limits), most=self.most, scale=self.scale, whole=False)
+        result = program.run({budget: limit * (1 + ROUNDING) for budget, limit in limits.items()})
+        if result is None:
+            raise self._infeasible(limits)
+        duals = result.dual_values()
+        return {b: max(0.0, -duals[row]) / program.most[b] / self.scale for b, row in program.rows.items()}
 
     def _allocation(
         self,
@@ -116,13 +136,23 @@ class Program:
 
 
 class _OneHot:
-    """One binary variable per choice, one choice per layer, as HiGHS takes it."""
+    """One binary variable per choice, one choice per layer, as HiGHS takes it; shares of choices unless `whole`."""
 
-    def __init__(self, problem: Problem, *, budgets: Sequence[str], most: Mapping[str, float], scale: float) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        budgets: Sequence[str],
+        most: Mapping[str, float],
+        scale: float,
+        whole: bool = True,
+    ) -> None:
         self.problem, self.most = problem, {budget: most[budget] or 1.0 for budget in budgets}
         self.model = mathopt.Model()
         keys = [(name, bits) for name, row in problem.choices.items() for bits in row]
-        self.picks = {key: self.model.add_binary_variable(name=f"{key[0]} {key[1]}") for key in keys}
+        self.picks = {
+            key: self.model.add_variable(lb=0.0, ub=1.0, is_integer=whole, name=f"{key[0]} {key[1]}") for key in keys
+        }
         for name, row in problem.choices.items():
             self.model.add_linear_constraint(mathopt.fast_sum(self.picks[name, bits] for bits in row) == 1.0)
         # a cost is a share of its greatest value, so that the solver's feasibility tolerance is relative

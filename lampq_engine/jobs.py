@@ -186,20 +186,27 @@ def device_turn(root: Path, on_wait: Callable[[], object] | None = None) -> Iter
     waits for calls it now and then.
     """
     root.mkdir(parents=True, exist_ok=True)
-    with (root / ".device.lock").open("w") as file:
+    with (root / ".device.lock").open("w") as file, (root / ".device.waiting").open("w") as queue:
 
         def take() -> None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                fcntl.flock(queue, fcntl.LOCK_SH)  # whoever waits holds this, so that the others can see it
                 if on_wait:
                     on_wait()
                 fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(queue, fcntl.LOCK_UN)
 
         def pass_on() -> None:
-            fcntl.flock(file, fcntl.LOCK_UN)
-            time.sleep(0.02)  # a waiting job is woken and takes the lock meanwhile
-            take()
+            try:
+                fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                fcntl.flock(file, fcntl.LOCK_UN)
+                time.sleep(0.02)  # a waiting job is woken and takes the lock meanwhile
+                take()
+            else:
+                fcntl.flock(queue, fcntl.LOCK_UN)  # nobody waits
 
         take()
         yield pass_on

@@ -79,7 +79,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is tuple:
         check(isinstance(value, list | tuple), where, value, "a list")
-        return tuple(value)
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
     wanted = float if float in args or hint is float else hint
     good = (
         isinstance(value, int | float) and not isinstance(value, bool) if wanted is float else isinstance(value, wanted)

@@ -111,6 +111,16 @@ class Budgets:
 
 SOLVERS = ("ilp", "uniform", "given")
 
+# Named ties: layers of these kinds in one block take the same widths.
+TIES: dict[str, tuple[Kind, ...]] = {
+    "qkv": ("qkv",),  # where query, key and value are layers of their own: runtimes fuse them
+    "attention": ("qkv", "proj"),
+    "mlp": ("fc1", "fc2"),
+    "residual": ("proj", "fc2"),  # both add to the residual stream
+    "block": ("qkv", "proj", "fc1", "fc2"),
+}
+Tie = str | tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class AllocationSpec:
@@ -120,9 +130,16 @@ class AllocationSpec:
     menus: dict[Kind, Menu] = field(default_factory=default_menus, metadata={"help": "allowed widths by layer kind"})
     pins: dict[str, Bits] = setting({}, "widths of single layers that the solver must keep")
     bits: dict[str, Bits] = setting({}, "the whole allocation, where the solver is `given`")
+    ties: tuple[Tie, ...] = setting(
+        (),
+        "layers that take the same widths: a rule for every block (" + ", ".join(TIES) + ") or a list of layer names",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
+        for tie in self.ties:
+            named = tie in TIES if isinstance(tie, str) else len(tie) > 1 and all(isinstance(n, str) for n in tie)
+            check(named, "allocation.ties", tie, f"one of {', '.join(TIES)}, or two or more layer names")
         unknown = sorted(set(self.menus) - set(KINDS))
         check(not unknown, "allocation.menus", unknown, "only the kinds of layers " + ", ".join(KINDS))
 

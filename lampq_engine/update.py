@@ -13,6 +13,7 @@ from lampq_engine.allocate import ROUNDING, options
 from lampq_engine.cost import CostModel
 from lampq_engine.journal import Report, silent
 from lampq_engine.recipe import AllocationSpec, Budgets, UpdateSpec
+from lampq_engine.ties import groups
 from lampq_engine.types import FLOAT_BITS, Bits
 
 RHO = {2: 82.74, 3: 6.59, 4: 4.70, 5: 4.29, 6: 4.13, 7: 4.12, 8: 4.03}  # LampQ, Table 2: E[L^(B-1)] / E[L^(B)]
@@ -87,16 +88,19 @@ def update_bits(
     re-quantized model is no better, the next-best pair is tried, `patience` times, then the update stops (our choice).
     At most `update.steps` pairs trade. Only layers whose menu leaves a choice and whose error was measured take part.
     Costs stay within `limits` and the start's mean bits; with `strict_paper` only the plain mean of bits is kept.
-    Deterministic if `measure` is.
+    Tied layers trade together. Deterministic if `measure` is.
     """
     rows = {name: row for name, row in options(costs.layers, spec).items() if len(row) > 1 and name in bits}
     within = _plain_mean(bits, rows) if update.strict_paper else _weighted_mean(bits, costs, limits)
+    mates = {group[0]: group for group in groups(costs.layers, spec.ties)}
     bits, steps, accepted, failures = dict(bits), [], 0, 0
     now = measure(bits)
     seen = {tuple(bits.items())}
     report("update", 0, update.steps, top1=now.top1, loss=now.loss)
     while accepted < update.steps and failures <= update.patience:
-        trade = next((t for t in _trades(bits, rows, now) if _key(t, bits) not in seen and within(t.apply(bits))), None)
+        trade = next(
+            (t for t in _trades(bits, rows, mates, now) if _key(t, bits) not in seen and within(t.apply(bits))), None
+        )
         if trade is None:
             break
         tried = trade.apply(bits)
@@ -122,9 +126,11 @@ class _Trade:
     narrower: Bits
     gain: float
     degradation: float
+    mates: Mapping[str, tuple[str, ...]]  # the layers that each of the two stands for
 
     def apply(self, bits: Mapping[str, Bits]) -> dict[str, Bits]:
-        return {**bits, self.up: self.wider, self.down: self.narrower}
+        up, down = dict.fromkeys(self.mates[self.up], self.wider), dict.fromkeys(self.mates[self.down], self.narrower)
+        return {**bits, **up, **down}
 
 
 def _key(trade: _Trade, bits: Mapping[str, Bits]) -> tuple[tuple[str, Bits], ...]:
@@ -132,19 +138,25 @@ def _key(trade: _Trade, bits: Mapping[str, Bits]) -> tuple[tuple[str, Bits], ...
     return tuple(trade.apply(bits).items())
 
 
-def _trades(bits: Mapping[str, Bits], rows: Mapping[str, tuple[Bits, ...]], now: Measured) -> Iterator[_Trade]:
-    """Every pair of layers whose expected gain is above the expected degradation, best first; ties in layer order."""
+def _trades(
+    bits: Mapping[str, Bits],
+    rows: Mapping[str, tuple[Bits, ...]],
+    mates: Mapping[str, tuple[str, ...]],
+    now: Measured,
+) -> Iterator[_Trade]:
+    """Every pair of layers whose expected gain is above the expected degradation, best first; equals in layer order."""
     ups, downs = {}, {}
     for name, row in rows.items():
-        error = now.errors.get(name)
-        if error is None:
+        errors = [now.errors[mate] for mate in mates.get(name, ()) if mate in now.errors]
+        if not errors:
             continue
+        error = sum(errors)
         if wider := _moved(bits[name], row, 1):
             ups[name] = (gain(error, bits[name], wider), wider)
         if narrower := _moved(bits[name], row, -1):
             downs[name] = (degradation(error, bits[name], narrower), narrower)
     pairs = [
-        _Trade(up, down, wider, narrower, plus, minus)
+        _Trade(up, down, wider, narrower, plus, minus, mates)
         for up, (plus, wider) in ups.items()
         for down, (minus, narrower) in downs.items()
         if up != down and plus > minus

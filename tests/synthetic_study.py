@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from lampq_engine.controls import decay, random_scores
 from lampq_engine.cost import CostModel
 from lampq_engine.files import write_bytes, write_json
 from lampq_engine.plain import to_plain
+from lampq_engine.predictions import Predictions, Truth, thumbnail, write_predictions, write_truth
 from lampq_engine.recipe import AllocationSpec, Budgets, Recipe
 from lampq_engine.records import sensitivity_plain
 from lampq_engine.store import Study, Trial, create_study, write_trial
@@ -19,6 +21,10 @@ from lampq_engine.types import Allocation, Bits, Cell, Evaluation, Layer, Sensit
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 TIED = tuple(Bits(b, b) for b in WIDTHS)
 HALVES = tuple(Bits(b, 32) for b in WIDTHS) + tuple(Bits(32, b) for b in WIDTHS)
+# a grey square
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
+)
 PULL = {"qkv": 3.0, "proj": 1.0, "fc1": 2.0, "fc2": 0.7}
 
 
@@ -69,8 +75,10 @@ def harm_of(layers: list[Layer], seed: int = 1) -> Sensitivity:
     return Sensitivity("harm", "nats", 64, cells, notes={"seconds": 20.0})
 
 
-def make_study(root: Path, *, trials: bool = True, blocks: int = 12, recipe: Recipe | None = None) -> Study:
-    """A study under `root` as `analyse` would leave it, with a PTQ trial, three controls and a QAT trial."""
+def make_study(
+    root: Path, *, trials: bool = True, blocks: int = 12, recipe: Recipe | None = None, predictions: bool = True
+) -> Study:
+    """A study under `root` as `analyse` would leave it, with a PTQ trial, four controls and a QAT trial."""
     recipe = recipe or Recipe()
     study, layers = create_study(recipe, root), layers_of(blocks)
     fisher = fisher_of(layers)
@@ -87,7 +95,30 @@ def make_study(root: Path, *, trials: bool = True, blocks: int = 12, recipe: Rec
         write_json(study.path / f"sensitivity/{name}.json", {"key": "made", "value": sensitivity_plain(table)})
     if trials:
         _write_trials(study, recipe, tables["lampq"])
+        if predictions:
+            keep_predictions(study)
     return study
+
+
+def keep_predictions(study: Study) -> None:
+    """Predictions of every trial that agree with its accuracy, and a picture of every image that flips."""
+    source, count = random.Random(7), study.float_evaluation.images
+    labels = tuple(i % 10 for i in range(count))
+    whole = _predictions(labels, study.float_evaluation.top1, source)
+    images = tuple(f"digits/{i:04d}" for i in range(count))
+    write_truth(study, Truth(whole, labels, images, {digit: str(digit) for digit in range(10)}))
+    for trial in study.trials():
+        found = _predictions(labels, trial.evaluation.top1, source)
+        write_predictions(trial.path, found)
+        for position in range(count):
+            if found.classes[position] != whole.classes[position]:
+                write_bytes(thumbnail(study, position), PICTURE)
+
+
+def _predictions(labels: tuple[int, ...], top1: float, source: random.Random) -> Predictions:
+    wrong = set(source.sample(range(len(labels)), len(labels) - round(top1 * len(labels) / 100)))
+    classes = tuple((label + 1) % 10 if i in wrong else label for i, label in enumerate(labels))
+    return Predictions("made", classes, tuple(0.2 if i in wrong else 0.9 for i in range(len(labels))))
 
 
 def _write_trials(study: Study, recipe: Recipe, table: Sensitivity) -> None:
@@ -101,6 +132,12 @@ def _write_trials(study: Study, recipe: Recipe, table: Sensitivity) -> None:
     _write_trial(study, recipe, "random-2-5", "Random scores", chosen, top1=87.1, created=3.0, control="random")
     record = {"title": "LampQ at 2.5 bits, QAT", "top1": 96.9, "created": 6.0, "stage": "qat", "parent": "mixed-2-5"}
     _write_trial(study, recipe, "mixed-2-5-qat", allocation=chosen, **record)
+
+
+def add_trial(study: Study, name: str, title: str, *, top1: float, width: int = 3, created: float = 9.0) -> None:
+    """One more trial, uniform widths that a session chose by itself."""
+    table, spec = study.sensitivity("lampq"), AllocationSpec(solver="uniform", uniform=Bits(width, width))
+    _write_trial(study, Recipe(), name, title, _uniform(study.costs, spec, table), top1=top1, created=created)
 
 
 def _uniform(costs: CostModel, spec: AllocationSpec, table: Sensitivity) -> Allocation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shlex
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,10 @@ from lampq_engine.commands import main
 from lampq_engine.commands.parsers import parser
 from lampq_engine.commands.request import shipped_recipes
 from lampq_engine.files import write_bytes
+from lampq_engine.jobs import device_turn
+from lampq_engine.journal import Report
 from lampq_engine.store import Study, open_study
+from lampq_engine.types import Sensitivity
 
 ROOT = Path(__file__).parents[1]
 ACCURACY = {"top1", "low", "high", "images"}
@@ -98,6 +103,7 @@ READS: dict[str, list[str]] = {
     "studies": [],
     "sensitivity": ["--study", "small", "--metric", "fisher"],
     "allocate": ["--study", "small", "--mean-bits", "3"],
+    "explain": ["--study", "small", "--mean-bits", "3", "--layer", "blocks.0.attn.qkv"],
     "frontier": ["--study", "small", "--points", "3"],
     "compare": ["--study", "small"],
     "jobs": ["--study", "small"],
@@ -151,6 +157,39 @@ def test_progress_goes_to_stderr(command: Command, root: Path) -> None:
     quiet = command("analyse", "--study", "small", *SMALL, "--quiet")
     assert quiet.err == ""
     assert re.search(r"float top-1 [\d.]+ % \(95 % interval [\d.]+ to [\d.]+, 60 validation images\)", quiet.out)
+
+
+def test_a_long_metric_lets_a_waiting_job_run_first(
+    command: Command, root: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`analyse` passes its turn on during the metrics nobody waits for, and then goes on."""
+    order, asked, waiting = [], threading.Event(), threading.Event()
+
+    def short() -> None:
+        asked.wait(60)
+        with device_turn(root, on_wait=waiting.set):
+            order.append("short")
+
+    def harm(*_: object, report: Report, **__: object) -> Sensitivity:
+        asked.set()
+        assert waiting.wait(60)
+        for step in range(500):
+            report("harm", step, 500)
+            if order:
+                break
+        order.append("long")
+        return study.sensitivity("fisher")
+
+    step = importlib.import_module("lampq_engine.steps.analyse")
+    monkeypatch.setattr(step, "measured_harm", harm)
+    monkeypatch.setattr(step, "output_fisher", lambda *_, **__: study.sensitivity("fisher"))
+    other = threading.Thread(target=short)
+    other.start()
+    assert command("analyse", "--study", "small", *SMALL[:-1], "--quiet").code == 0
+    other.join(60)
+    assert order == ["short", "long"]
+    for name in ("harm", "output"):
+        (study.path / "sensitivity" / f"{name}.json").unlink()
 
 
 def test_sensitivity_says_unit_images_and_error(command: Command) -> None:

@@ -122,7 +122,7 @@ def test_measured_points_carry_cost_and_interval(study: Study) -> None:
 
 def test_a_marked_trial_is_ringed(study: Study) -> None:
     marked = study.trials()[-1]
-    ring = drawn(figures.accuracy_curve(study.trials(), None, "megabytes", marked=marked.title))["data"][-1]
+    ring = drawn(figures.accuracy_curve(study.trials(), None, "megabytes", marked=[marked.id]))["data"][-1]
     assert ring["x"] == [marked.allocation.cost.megabytes]
 
 

@@ -109,23 +109,25 @@ def look_at_sensitivities(page: Page, study: Study) -> None:
 
 def number(page: Page) -> Locator:
     """The slider's numeric twin."""
-    return page.get_by_role("spinbutton", name="As a number")
+    return page.get_by_role("spinbutton", name="Mean bits at most")
 
 
-def bits(page: Page) -> list[list[int | None]]:
-    return drawn(page, "bits-weights")[0]["z"]
+def bits(page: Page) -> list[str]:
+    """The widths written in the map, cell by cell."""
+    return page.locator(".cell").evaluate_all("cells => cells.map((cell) => cell.firstChild.textContent)")
 
 
-def total(table: list[list[int | None]]) -> int:
-    return sum(cell or 0 for row in table for cell in row)
+def total(widths: list[str]) -> int:
+    return sum(int(width) for width in widths if width.isdigit())
 
 
 def drag_the_budget(page: Page) -> None:
     """While the pointer moves, bits, costs and the marker on the frontier follow."""
     go_to(page, "Allocation")
-    expect(page.locator(".st-key-bits-weights .js-plotly-plot")).to_be_visible()
+    expect(page.locator(".cell").first).to_be_visible()
+    page.get_by_role("tab", name="Cost by kind of layer").click()
     before, costs = bits(page), drawn(page, "costs")[0]["x"]
-    slider = page.locator("input[type=range]")
+    slider = page.get_by_role("slider", name="Mean bits at most")
     box = slider.bounding_box()
     assert box
     middle = box["y"] + box["height"] / 2
@@ -138,7 +140,8 @@ def drag_the_budget(page: Page) -> None:
     until(page, lambda: sum(drawn(page, "costs")[0]["x"]) > sum(costs))
     value = float(slider.input_value())
     expect(number(page)).to_have_value(f"{value:.2f}")
-    until(page, lambda: abs(drawn(page, "frontier")[1]["x"][0] - value) < 0.1)
+    marker = page.locator("svg[data-at]")
+    until(page, lambda: abs(float(marker.get_attribute("data-at") or 0) - value) < 0.1)
     slider.focus()
     page.keyboard.press("ArrowRight")
     expect(number(page)).to_have_value(f"{value + 0.01:.2f}")
@@ -225,6 +228,7 @@ def compare_and_download(page: Page, study: Study) -> None:
     for cost in ("megabytes", "gbops"):
         for name in ("Quantized", "QAT", "Uniform"):
             wait_for_trace(page, f"compare-{cost}", name)
+    page.get_by_test_id("stDataFrame").scroll_into_view_if_needed()
     table = page.get_by_test_id("stDataFrame").bounding_box()
     assert table
     page.mouse.click(table["x"] + 18, table["y"] + 35 * 1.5)  # the box of the first row

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from lampq_engine import steps
+from lampq_engine.compare import change, flips
 from lampq_engine.errors import InputError
+from lampq_engine.predictions import predictions_of, thumbnail, truth_of
 from lampq_engine.quantized import quantized_layers
 from lampq_engine.recipe import (
     AllocationSpec,
@@ -90,6 +93,16 @@ def test_trial_is_measured_packed_and_recreated(analysed: tuple[Study, steps.Loa
     assert trial.allocation.cost.mean_bits <= 2.5 + 1e-9
     assert trial.packed.stat().st_size / 1e6 == pytest.approx(trial.allocation.cost.megabytes)
     assert trial.predicted_megabytes == pytest.approx(trial.allocation.cost.megabytes, rel=0.01)
+    truth = truth_of(study)
+    assert truth
+    kept = predictions_of(trial, truth)
+    assert kept
+    pair = change(truth, truth.whole, kept)
+    assert pair.change == pytest.approx(trial.evaluation.top1 - study.float_evaluation.top1)
+    for flip in flips(truth, truth.whole, kept):
+        with Image.open(thumbnail(study, flip.position)) as picture:
+            assert picture.size == (96, 96)
+    assert truth.names == {digit: str(digit) for digit in range(10)}
     again = steps.quantize(study, from_toml(to_toml(trial.recipe)), loaded=loaded)
     assert again.id == trial.id
     assert len([t for t in study.trials() if t.id == trial.id]) == 1

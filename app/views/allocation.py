@@ -1,30 +1,130 @@
-"""Drag a budget and see, at once, the bits that every layer gets for it; then make it real and measure it."""
+"""Drag a budget and see, at once, the bits that every layer gets for it; ask why; then make it real and measure it."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import streamlit as st
-from asking import menus_editor, other_budgets, pins_editor, recipe_of, request
+from asking import recipe_of, request
+from bit_map import bit_map, layout_of
+from bit_map import picked as layer_picked
+from editors import menus_editor, pins_editor, ties_editor
 from facts import fact
+from frontier_line import frontier_line
+from frontier_line import picked as budget_picked
+from history import Ask, History, history, keep
+from panels import PAIR, changes_panel, cost_panel, layer_now, place, position, why_of, why_panel, words
 from reading import costs, float_evaluation, sensitivity, trials
-from slider import budget_slider
-from solving import frontier, solver
+from slider import DIGITS, Dial, Moves, budget_slider, ceil_to
+from solving import Solver, frontier, solver
 
 from lampq_engine import figures, store
 from lampq_engine.allocate import UNITS
-from lampq_engine.cost import CostModel
 from lampq_engine.errors import InputError
+from lampq_engine.explain import Slack, flips, slacks
 from lampq_engine.figures.names import BUDGET_NAMES, METRIC_HELP, METRIC_NAMES, METRIC_SHORT, number
+from lampq_engine.frontier import spans
 from lampq_engine.plain import help_of
 from lampq_engine.recipe import AllocationSpec, Budgets
 from lampq_engine.types import Allocation
 
-PAIR = 400  # pixels: two charts stand side by side where both can be this wide
-BARE = {"displayModeBar": False}  # what follows the slider is drawn often, and has no use for a tool bar
+study = store.open_study(st.session_state["study"])
+model = costs(study)
+metrics = [name for name in ("lampq", "fisher", "output", "harm", "random") if sensitivity(study, name)]
 
 
-def show_numbers(model: CostModel, here: Allocation) -> None:
+def begin() -> History:
+    """The position in hand; at first a mean of bits at a quarter of its range."""
+    past = history(study)
+    if past is None:
+        program = solver(study, metrics[0], AllocationSpec()).program
+        least, most = program.least["mean_bits"], program.most["mean_bits"]
+        start = Budgets(mean_bits=round(least + 0.25 * (most - least), 2))
+        past = History.of(Ask(metrics[0], AllocationSpec(budgets=start)))
+    if past.now.metric not in metrics:
+        past = History.of(replace(past.now, metric=metrics[0]))
+    keep(study, past)
+    return past
+
+
+def now() -> History:
+    past = history(study)
+    assert past is not None
+    return past
+
+
+def budget_now(name: str, value: float | None) -> Ask:
+    """The position with one budget changed; the frontier then runs along it."""
+    if value is not None:
+        st.session_state["driven-budget"] = name
+    ask = now().now
+    return replace(ask, spec=replace(ask.spec, budgets=replace(ask.spec.budgets, **{name: value})))
+
+
+def moved(name: str, value: float) -> None:
+    keep(study, now().moved(budget_now(name, value)))
+
+
+def settled() -> None:
+    """A drag has ended: what does not follow it is drawn anew."""
+    keep(study, now().settle())
+    st.session_state["redraw"] = True
+
+
+def typed(name: str, value: float) -> None:
+    """A number was typed, or emptied: the thumb follows."""
+    keep(study, now().changed(budget_now(name, value or None)))
+    pull(name)
+
+
+def switched(name: str, on: bool) -> None:
+    """A budget was switched on, at what is used now, or off."""
+    spent = st.session_state.get(f"spent-{study.name}", {}).get(name)
+    keep(study, now().changed(budget_now(name, ceil_to(spent, DIGITS[name]) if on and spent else None)))
+    pull(name)
+
+
+def pull(name: str) -> None:
+    """Let the thumb of a slider go where its budget is, and what does not follow a drag be drawn anew."""
+    st.session_state["redraw"] = True
+    st.session_state[f"pulled-{key_of(name)}"] = st.session_state.get(f"pulled-{key_of(name)}", 0) + 1
+
+
+def key_of(name: str) -> str:
+    return f"budget-{study.name}-{name}"
+
+
+def cards(one: Solver, ask: Ask, rooms: dict[str, Slack]) -> None:
+    """A card for each budget: on or off, slider and number, range, what is used, and whether it binds."""
+    names = [name for name in BUDGET_NAMES if not (ask.tied and name == "mean_activation_bits")]
+    with st.grid(len(names), min_column_width=195):
+        for name in names:
+            with st.container(border=True, gap="xsmall", height="stretch"):
+                card(one, ask, rooms[name])
+
+
+def card(one: Solver, ask: Ask, room: Slack) -> None:
+    name, key = room.budget, key_of(room.budget)
+    value = getattr(ask.spec.budgets, name)
+    dial = Dial(
+        budget=name,
+        low=one.floor[name],
+        high=room.most,
+        floor=room.least,
+        reason=f"{room.least:.4g} to {room.most:.4g} {UNITS[name]} can be met; pins and ties forbid less"
+        if room.least > one.floor[name] * (1 + 1e-9)
+        else f"{room.least:.4g} to {room.most:.4g} {UNITS[name]} can be met",
+        value=value,
+        spent=room.spent,
+        binds=room.binds,
+        revision=f"{now().revision} {st.session_state.get(f'pulled-{key}', 0)}",
+    )
+    moves = Moves(lambda to: moved(name, to), settled, lambda to: typed(name, to), lambda on: switched(name, on))
+    budget_slider(dial, moves, key=f"slider-{key}")
+
+
+def show_numbers(here: Allocation) -> None:
     """What the allocation costs and how the solver went."""
+    assert model is not None
     whole, cost, solution = model.cost({}), here.cost, here.solution
     with st.grid(5, min_column_width=150):
         fact(
@@ -55,147 +155,256 @@ def show_numbers(model: CostModel, here: Allocation) -> None:
         fact(
             "Solver",
             solution.status,
-            f"gap {100 * solution.gap:.2g} % · {solution.milliseconds:.0f} ms",
+            f"gap {100 * solution.gap if solution.gap > 1e-9 else 0:.2g} % · {solution.milliseconds:.0f} ms",
             help="`optimal`: proven to be the best. The gap is the distance between harm and its proven bound.",
         )
 
 
 @st.fragment
-def live(model: CostModel, metric: str, spec: AllocationSpec, budget: str, others: Budgets) -> None:
-    """Everything that follows the slider; only this is drawn anew while it moves."""
+def live() -> None:
+    """Everything that follows a slider; only this is drawn anew while it moves."""
+    assert model is not None
+    if st.session_state.pop("redraw", False):
+        st.rerun()
+    past = now()
+    ask = past.now
     try:
-        ask = solver(study, metric, spec)
+        one = solver(study, ask.metric, ask.spec)
     except InputError as error:
         st.error(str(error))
         return
-    low, high = ask.program.least[budget], ask.program.most[budget]
-    value = budget_slider(budget, low=low, high=high, key=f"budget-{study.name}-{budget}")
-    budgets = replace(others, **{budget: value})
-    here, complaint = ask.solve(budgets)
-    title = f"{METRIC_SHORT[metric]} at {value:g} {UNITS[budget]}"
-    actions(metric, replace(spec, budgets=budgets), title, here, infeasible=bool(complaint))
-    if complaint:
-        st.warning(complaint + " Shown is the nearest one that can be met.", icon=":material/block:")
-    show_numbers(model, here)
-    curve = frontier(study, metric, spec, budget, others)
-    bars = figures.cost_bars(model, here.bits)
-    line = figures.frontier_curve(curve.ordered(), budget, here, height=bars.layout.height)
+    here, complaint = one.solve(ask.spec.budgets)
+    st.session_state[f"spent-{study.name}"] = {name: getattr(here.cost, name) for name in UNITS}
+    cards(one, ask, slacks(one.program, ask.spec.budgets, here))
+    st.caption(
+        f":red[:material/block:] {complaint} Shown is the nearest one that can be met." if complaint else limited(here),
+        help="The budgets that keep some layer from a less harmful width.",
+    )
+    show_numbers(here)
     with st.grid(2, min_column_width=PAIR):
-        for side in ("weights", "activations"):
-            bits = figures.bits_map(model.layers, here.bits, side=side)  # type: ignore[arg-type]
-            st.plotly_chart(bits, key=f"bits-{side}", config=BARE, alt=f"Bits of the {side} of each layer")
-        st.plotly_chart(bars, key="costs", config=BARE, alt="Megabytes and GBOPs by kind of layer")
-        st.plotly_chart(line, key="frontier", config=BARE, alt="Least harm against the budget")
+        with st.container(key="bits", gap="xsmall"):
+            st.markdown("**Bits of each layer**", help="Columns are blocks of the model, rows are kinds of layers.")
+            show_bits(past, here)
+        with st.container(key="frontier", gap="xsmall"):
+            show_frontier(one, ask, here)
 
 
-def actions(metric: str, spec: AllocationSpec, title: str, here: Allocation, *, infeasible: bool) -> None:
-    """Make the allocation real, or its controls, as a job beside the page."""
-    recipe = recipe_of(study, metric, spec, title)
-    binding = ", ".join(BUDGET_NAMES[b].lower().replace("gbops", "GBOPs") for b in here.solution.binding)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button(
-            "Quantize and measure",
-            type="primary",
-            icon=":material/bolt:",
-            disabled=infeasible,
-            help="Quantize the model to these bits, measure its accuracy on the validation images, write the file.",
-        ):
-            request(study, "quantize", recipe, f"Quantize: {title}")
-            st.rerun()
-        if st.button(
-            "Run controls",
-            icon=":material/rule:",
-            disabled=infeasible,
-            help="Measure uniform 2, 3, 4, 6 and 8 bits, and random and inverted scores at this budget: what the "
-            "chosen metric has to beat.",
-        ):
-            request(study, "controls", recipe, f"Controls: {title}")
-            st.rerun()
-        st.caption(
-            f"Limited by {binding}" if binding else "No budget limits it",
-            width="content",
-            help="The budgets that keep some layer from a less harmful width.",
-        )
+def limited(here: Allocation) -> str:
+    bound = [BUDGET_NAMES[b].lower().replace("gbops", "GBOPs") for b in here.solution.binding]
+    return f"Limited by {' and '.join(bound)}." if bound else "No budget limits it: every layer has its best width."
 
 
-def wait_for_frontier(*ask: Any) -> None:
-    """Draw the page anew once the frontier, which fills up in the background, is whole."""
+@st.fragment
+def explained() -> None:
+    """What explains the position; drawn when a drag has ended, or when another tab or layer is chosen."""
+    if st.session_state.pop("redraw", False):
+        st.rerun()
+    names = ["Why this width", "What changed", "Cost by kind of layer"]
+    tabs = st.tabs(names, key="panels", on_change="rerun")
     try:
-        line = frontier(*ask)
+        for tab, panel in zip(tabs, (why_panel, changes_panel, cost_panel), strict=True):
+            with tab:
+                if tab.open:
+                    panel(study, model, now().settled)
     except InputError:
         return  # said already, above
 
+
+def show_bits(past: History, here: Allocation) -> None:
+    assert model is not None
+    before = position(study, past.settled if past.now != past.settled else past.previous or past.settled)[2]
+    bit_map(
+        layout_of(model.layers),
+        here.bits,
+        chosen=layer_now(study, model),
+        pinned=past.now.spec.pins,
+        changed=[flip.layer.name for flip in flips(before.bits, here.bits, costs=model)],
+        told=told(past),
+        on_pick=layer_chosen,
+        key="bit-map",
+    )
+
+
+def told(past: History) -> str:
+    """The first answer to why the chosen layer has its width, under the map; the rest is in the panel below."""
+    assert model is not None
+    if past.now != past.settled:
+        return ""
+    found = why_of(study, model, past.now)
+    return f"{layer_now(study, model)} has {words(found.bits)}. {found.sentences[0]}"
+
+
+def layer_chosen() -> None:
+    if name := layer_picked("bit-map"):
+        st.session_state[place(study)] = name
+        st.session_state["redraw"] = True
+
+
+def driven(ask: Ask) -> str:
+    """The budget that the frontier runs along: the last one that was moved."""
+    given = ask.spec.budgets.given()
+    last = st.session_state.get("driven-budget", "mean_bits")
+    return last if last in given or not given else next(iter(given))
+
+
+def show_frontier(one: Solver, ask: Ask, here: Allocation) -> None:
+    """The least harm along the driven budget, the others held."""
+    name = driven(ask)
+    table = sensitivity(study, ask.metric)
+    assert table is not None
+    curve = frontier(study, ask.metric, ask.spec, name, ask.spec.budgets)
+    low, high = one.floor[name], one.program.most[name]
+    st.markdown(
+        f"**Frontier along {BUDGET_NAMES[name].replace('M', 'm')}**",
+        help="Least predicted harm at every value of the budget that was moved last, the others held. Each point is an "
+        "exact solution. Click into it to go there.",
+    )
+    frontier_line(
+        curve.ordered(),
+        spans(curve.ordered(), name, low, high) if curve.done else [],
+        here,
+        budget=name,
+        unit=table.unit,
+        low=low,
+        high=high,
+        on_pick=lambda: clicked(name),
+        key=f"frontier-{name}",
+    )
+
+
+def clicked(name: str) -> None:
+    if value := budget_picked(f"frontier-{name}"):
+        keep(study, now().changed(budget_now(name, round(value, DIGITS[name]))))
+        pull(name)
+
+
+def actions() -> None:
+    """Make the allocation real, or its controls, as a job beside the page; undo and redo."""
+    st.button(
+        "Quantize and measure",
+        type="primary",
+        icon=":material/bolt:",
+        on_click=start,
+        args=("quantize", "Quantize"),
+        help="Quantize the model to these bits, measure its accuracy on the validation images, write the file.",
+    )
+    st.button(
+        "Run controls",
+        icon=":material/rule:",
+        on_click=start,
+        args=("controls", "Controls"),
+        help="Measure uniform 2, 3, 4, 6 and 8 bits, and random and inverted scores at this budget: what the "
+        "chosen metric has to beat.",
+    )
+    step("Undo", ":material/undo:", History.undone)
+    step("Redo", ":material/redo:", History.redone)
+
+
+def start(command: str, verb: str) -> None:
+    """Start a command for the position in hand; budgets that nothing meets are said and start nothing."""
+    ask = now().now
+    limits = ask.spec.budgets.given()
+    title = f"{METRIC_SHORT[ask.metric]} at " + (
+        ", ".join(f"{value:g} {UNITS[name]}" for name, value in limits.items()) or "no budget"
+    )
+    try:
+        complaint = solver(study, ask.metric, ask.spec).solve(ask.spec.budgets)[1]
+    except InputError as error:
+        complaint = str(error)
+    if complaint:
+        st.toast(complaint, icon=":material/block:")
+        return
+    request(study, command, recipe_of(study, ask.metric, ask.spec, title), f"{verb}: {title}")
+
+
+def step(label: str, icon: str, way: Callable[[History], History]) -> None:
+    """A button that goes one position back or forth."""
+    st.button(
+        label,
+        icon=icon,
+        disabled=way(now()) == now(),
+        on_click=lambda: keep(study, way(now())),
+        help=f"{label}: sliders, pins, menus, ties and the metric, one step at a time.",
+    )
+
+
+def wait_for_frontier() -> None:
+    """Draw the page anew once the frontier, which fills up in the background, is whole."""
+    ask = now().now
+    try:
+        line = frontier(study, ask.metric, ask.spec, driven(ask), ask.spec.budgets)
+    except InputError:
+        return  # said already, above
     drawn = line.progress
 
     def look() -> None:
-        if line.progress > drawn:
+        latest = now()
+        if latest.now == latest.settled and line.progress > drawn:
             st.rerun()
 
     if not line.done:
         st.fragment(look, run_every=0.5)()
 
 
-study = store.open_study(st.session_state["study"])
-model = costs(study)
-metrics = [name for name in ("lampq", "fisher", "output", "harm", "random") if sensitivity(study, name)]
+def metric_chosen() -> None:
+    keep(study, now().changed(replace(now().now, metric=st.session_state["metric"])))
+
+
+def tied_chosen() -> None:
+    spec, tied = now().now.spec, st.session_state["tied"] == "tied"
+    menus = {kind: replace(menu, tied=tied) for kind, menu in spec.menus.items()}
+    budgets = replace(spec.budgets, mean_activation_bits=None) if tied else spec.budgets
+    keep(study, now().changed(replace(now().now, spec=replace(spec, menus=menus, budgets=budgets)), redraw=True))
+
 
 st.title("Allocation")
 if model is None or not metrics:
     st.info(
-        "The solver needs sensitivities, and the analysis has not measured them yet.", icon=":material/hourglass_empty:"
+        "The solver needs sensitivities, and the analysis has not measured them yet. When it has, you set budgets on "
+        "sliders here, pin the layers you insist on, ask why a layer got its bits, and measure the result.",
+        icon=":material/hourglass_empty:",
     )
     st.page_link("views/study.py", label="Watch the analysis", icon=":material/arrow_forward:")
     st.stop()
 
+past = begin()
 with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-    budget = st.segmented_control(
-        "The slider sets",
-        ["mean_bits", "megabytes", "gbops"],
-        default="mean_bits",
-        required=True,
-        format_func=BUDGET_NAMES.__getitem__,
-        key="driven-budget",
-        persist_state="session",
-        help="A budget is an upper limit. Megabytes are those of the packed file; GBOPs count MACs x weight bits x "
-        "activation bits.",
-    )
-    metric = st.segmented_control(
+    st.session_state["metric"] = past.now.metric
+    st.segmented_control(
         "The solver minimises",
         metrics,
-        default=metrics[0],
         required=True,
         format_func=METRIC_SHORT.__getitem__,
         key="metric",
-        persist_state="session",
+        on_change=metric_chosen,
         help="\n".join(f"- **{METRIC_NAMES[name]}**: {METRIC_HELP[name]}" for name in metrics),
     )
-    tied = st.segmented_control(
+    st.session_state["tied"] = "tied" if past.now.tied else "free"
+    st.segmented_control(
         "Weights and activations",
         ["tied", "free"],
-        default="tied",
         required=True,
         key="tied",
-        persist_state="session",
+        on_change=tied_chosen,
         help="Tied: a layer's weights and activations take the same width, as in LampQ. Free: each takes its own.",
     )
-slot = st.container()
-with st.expander("Menus, pins and further budgets", icon=":material/tune:"):
-    st.markdown("**Further budgets** that must hold at the same time")
-    others = other_budgets(str(budget), tied == "tied")
+with st.container(horizontal=True, vertical_alignment="center"):
+    actions()
+live()
+wait_for_frontier()
+explained()
+
+st.subheader("Pins, ties and menus", help="What the solver may do. Every change is solved at once and can be undone.")
+if refused := st.session_state.get(f"refused-{study.name}"):
+    st.error(refused, icon=":material/block:")
+left, right = st.columns([5, 4], gap="medium")
+with left:
+    st.markdown("**Pins**: kinds or layers that keep the widths given here")
+    pins_editor(study, model, now())
+with right:
+    ties_editor(study, model, now())
     st.markdown("**Menus**: the widths each kind of layer may take")
-    try:
-        menus, complaint = menus_editor(model, tied == "tied"), ""
-    except InputError as error:
-        menus, complaint = None, str(error)
-    st.markdown("**Pins**: layers that keep the widths given here")
-    pins = pins_editor(list(model.layers))
-with slot:
-    if menus is None:
-        st.error(complaint)
-        st.stop()
-    spec = AllocationSpec(menus=menus, pins=pins)
-    live(model, str(metric), spec, str(budget), others)
-    wait_for_frontier(study, str(metric), spec, str(budget), others)
+    menus_editor(study, model, now())
 
 st.subheader("Measured", help="Every point is a model that was really quantized and run on the validation images.")
 found, whole = trials(study), float_evaluation(study)

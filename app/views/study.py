@@ -5,7 +5,7 @@ from argparse import Namespace
 import streamlit as st
 from choosing import start_analysis
 from facts import fact
-from reading import analysis, bypassed, costs, float_evaluation, sensitivity
+from reading import analysis, bypassed, costs, float_evaluation, models_on_offer, sensitivity
 from watching import age, badge, bar, buttons, words
 
 from lampq_engine import figures, jobs, store
@@ -13,6 +13,7 @@ from lampq_engine.commands.request import data_spec, model_spec
 from lampq_engine.errors import InputError
 from lampq_engine.plain import help_of
 from lampq_engine.recipe import DataSpec, ModelSpec, Recipe
+from lampq_engine.remove import delete_study
 from lampq_engine.store import Study
 from lampq_engine.types import FLOAT_BITS
 
@@ -159,8 +160,76 @@ def provenance(study: Study) -> None:
         st.code("\n".join(map(str, skipped)), language=None, height=160)
 
 
+def end_of(study: Study) -> None:
+    """The way to get rid of a study, for one that failed or is done with."""
+    with st.popover("Delete this study", icon=":material/delete:"):
+        trials = len(list((study.path / "trials").glob("*/trial.json")))
+        st.markdown(
+            f"Delete **{study.name}** with its sensitivities, {trials} trials and their packed files? "
+            "This cannot be undone. The model and the images stay where they are."
+        )
+        st.button("Delete it for good", icon=":material/delete:", on_click=_delete, args=(study,))
+
+
+def _delete(study: Study) -> None:
+    try:
+        delete_study(study)
+    except (InputError, OSError) as error:
+        st.toast(str(error), icon=":material/error:")
+        return
+    st.session_state.pop("study", None)
+    st.query_params.pop("study", None)
+    st.toast(f"The study {study.name} is deleted.", icon=":material/delete:")
+
+
+def offer() -> None:
+    """The models on offer: a row that is chosen fills in the model of the form below."""
+    asked = st.text_input(
+        "Search the models on offer",
+        key="offer-search",
+        placeholder="deit tiny, swin 384, ViT …",
+        help="words of the name or family, all of which must occur; any other timm name can be typed below",
+    )
+    table = models_on_offer()
+    words = asked.lower().split()
+    text = (table["model"] + " " + table["family"] + " " + table["input_px"].astype(str)).str.lower()
+    shown = table[[all(word in line for word in words) for line in text]].reset_index(drop=True)
+    event = st.dataframe(
+        shown,
+        hide_index=True,
+        height=250,
+        key=f"offer-{asked}",
+        on_select="rerun",
+        selection_mode="single-row",
+        placeholder="–",
+        alt="Models on offer with parameters, MACs, input size and ImageNet top-1",
+        column_config={
+            "model": st.column_config.TextColumn(
+                "Model", width="large", help="name and pretrained weights, as timm has"
+            ),
+            "family": st.column_config.TextColumn("Family"),
+            "parameters_m": st.column_config.NumberColumn("Parameters (M)", format="%.1f", help="millions"),
+            "gmacs": st.column_config.NumberColumn("GMACs", format="%.2f", help="multiply-accumulates for one image"),
+            "input_px": st.column_config.NumberColumn("Input (px)", format="%d"),
+            "top1": st.column_config.NumberColumn(
+                "Top-1 (%)",
+                format="%.2f",
+                help="of the float model on ImageNet-1k's 50000 validation images, as timm publishes it in "
+                "results-imagenet.csv; not measured here",
+            ),
+        },
+    )
+    rows = event.selection.rows  # type: ignore[attr-defined]
+    chosen = shown["model"][rows[0]] if rows else None
+    if chosen and chosen != st.session_state.get("offer-taken"):
+        st.session_state["new-model"] = chosen
+    st.session_state["offer-taken"] = chosen
+    st.caption(f"{len(shown)} of {len(table)} models. Choose a row to fill in the model.")
+
+
 def new_study() -> None:
     """A form for another study; what is wrong is said at once and nothing is lost."""
+    offer()
     with st.form("new-study", border=False):
         left, right = st.columns(2)
         model = left.text_input(
@@ -229,3 +298,4 @@ with tabs[1]:
     new_study()
 with tabs[2]:
     provenance(study)
+    end_of(study)

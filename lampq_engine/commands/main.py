@@ -87,7 +87,7 @@ def _turn(options: argparse.Namespace, journal: Journal) -> Iterator[None]:
         yield
         return
     waiting = "Waiting for another job"
-    with device_turn(studies_root(), on_wait=lambda: journal.emit("waiting", message=waiting)):
+    with device_turn(studies_root(), on_wait=lambda: journal.emit("waiting", message=waiting)) as options.pass_on:
         yield
 
 

@@ -7,7 +7,16 @@ from typing import Any
 
 from lampq_engine.commands import run
 from lampq_engine.plain import field_of, help_of
-from lampq_engine.recipe import METRICS, Budgets, DataSpec, ModelSpec, SensitivitySpec, TrainingSpec, UpdateSpec
+from lampq_engine.recipe import (
+    METRICS,
+    AllocationSpec,
+    Budgets,
+    DataSpec,
+    ModelSpec,
+    SensitivitySpec,
+    TrainingSpec,
+    UpdateSpec,
+)
 
 EPILOG = "Give --json for a machine-readable result. Studies live in $LAMPQ_STUDIES, else in ./studies."
 
@@ -40,6 +49,16 @@ def parser() -> argparse.ArgumentParser:
     one = command("allocate", "solve the integer program for a budget and print the widths")
     _study(one)
     _recipe(one)
+    one = command("explain", "say why a layer has its widths: one bit more or less against the solver's price")
+    _study(one)
+    _recipe(one)
+    one.add_argument("--layer", required=True, help="name of the layer")
+    one = command("inspect", "look closely at a layer, or at an image and its attention", device=True)
+    _study(one)
+    one.add_argument("--layer", default="", help="name of a layer: its weights, inputs and errors")
+    one.add_argument("--bits", default="4/4", metavar="W/A", help="widths to look at it with (default 4/4)")
+    one.add_argument("--image", type=int, default=None, help="number of a calibration image: attention on it")
+    one.add_argument("--trial", default="", help="id of the trial to compare the image with, in place of --bits")
     one = command("frontier", "solve along the whole range of one budget")
     _study(one)
     _recipe(one)
@@ -67,6 +86,16 @@ def parser() -> argparse.ArgumentParser:
     _study(one, required=False)
     one = command("compare", "list a study's trials, most accurate first")
     _study(one)
+    one = command("report", "write a study as one HTML file that opens anywhere, without a network")
+    _study(one)
+    one.add_argument(
+        "--trial", default="", help="id of the trial to show in detail; the newest one where it is left out"
+    )
+    one.add_argument("--to", required=True, metavar="FILE", help="where to, a name that ends in .html")
+    one = command("delete", "take a trial away, or a whole study; it cannot be undone")
+    _study(one)
+    one.add_argument("--trial", default="", help="id of the trial; the whole study where it is left out")
+    one.add_argument("--yes", action="store_true", help="needed, since nothing asks again")
     one = command("export", "copy a trial's packed file and recipe to a folder")
     _study(one)
     _trial(one)
@@ -113,6 +142,7 @@ def _recipe(one: argparse.ArgumentParser) -> None:
         help="widths of a layer kind: qkv=2,4,8 or patch=4/8 (weights/activations)",
     )
     one.add_argument("--pin", action="append", default=[], metavar="LAYER=W/A", help="widths of a single layer")
+    one.add_argument("--tie", action="append", default=[], metavar="RULE", help=help_of(AllocationSpec, "ties"))
     one.add_argument("--free", action="store_true", help="choose weight and activation widths apart")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lampq_engine.errors import InputError
-from lampq_engine.recipe import Budgets, DataSpec, Menu, ModelSpec, Recipe, from_toml
+from lampq_engine.recipe import TIES, Budgets, DataSpec, Menu, ModelSpec, Recipe, Tie, from_toml
 from lampq_engine.types import KINDS, Bits
 
 Spec = TypeVar("Spec")
@@ -59,9 +59,12 @@ def adjusted(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     if options.free:
         menus = {kind: replace(menu, tied=False) for kind, menu in menus.items()}
     pins = {**spec.pins, **dict(pin_of(text) for text in options.pin)}
+    ties = (*spec.ties, *map(tie_of, options.tie))
     metric = options.metric or recipe.sensitivity.metric
     return replace(
-        recipe, allocation=replace(spec, menus=menus, pins=pins), sensitivity=replace(recipe.sensitivity, metric=metric)
+        recipe,
+        allocation=replace(spec, menus=menus, pins=pins, ties=ties),
+        sensitivity=replace(recipe.sensitivity, metric=metric),
     )
 
 
@@ -97,6 +100,16 @@ def pin_of(text: str) -> tuple[str, Bits]:
     if not name:
         raise InputError(f"{text!r} is not a pin", expected="LAYER=W/A, such as blocks.0.attn.qkv=8/8")
     return name, widths(bits)
+
+
+def tie_of(text: str) -> Tie:
+    """`residual`, or `blocks.0.attn.qkv=blocks.0.attn.proj`, as a tie."""
+    names = tuple(name.strip() for name in text.split("="))
+    if not all(names) or (len(names) == 1 and names[0] not in TIES):
+        raise InputError(
+            f"{text!r} is not a tie", expected=f"one of {', '.join(TIES)}, or LAYER=LAYER with two or more layers"
+        )
+    return names if len(names) > 1 else names[0]
 
 
 def menu_of(text: str) -> tuple[Any, Menu]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lampq_engine import jobs as job_store
 from lampq_engine.allocate import Program
-from lampq_engine.commands.request import adjusted, data_spec, model_spec, read_recipe, settings
+from lampq_engine.commands.request import adjusted, data_spec, model_spec, read_recipe, settings, widths
 from lampq_engine.commands.rows import Result, study_row, trial_result, trial_row
 from lampq_engine.commands.text import allocation_text, evaluation_text, table
 from lampq_engine.errors import InputError
@@ -48,7 +48,9 @@ def analyse(options: argparse.Namespace, report: Report) -> Result:
 
     spec = settings(SensitivitySpec(), options)
     with _created(Recipe(model=model_spec(options), data=data_spec(options)), options.study) as study:
-        loaded = step(study, spec=spec, also=() if options.quick else LONG_METRICS, report=report)
+        loaded = step(
+            study, spec=spec, also=() if options.quick else LONG_METRICS, between=options.pass_on, report=report
+        )
     found = study.float_evaluation
     lines = [f"study {study.name}: {len(loaded.layers)} layers, float {evaluation_text(found)}"]
     lines += [f"skipped {text}" for text in loaded.data.skipped]
@@ -76,6 +78,40 @@ def allocate(options: argparse.Namespace, report: Report) -> Result:
     study, recipe = _request(options)
     found = solve(study, recipe)
     return Result(allocation_text(found), to_plain(found))
+
+
+def explain(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.explain import why
+    from lampq_engine.solve import check_recipe, metric_of
+
+    study, recipe = _request(options)
+    check_recipe(study, recipe)
+    metric, budgets = metric_of(study, recipe), recipe.allocation.budgets
+    assert metric is not None
+    if options.layer not in {layer.name for layer in study.costs.layers}:
+        raise InputError(
+            f"The model has no layer {options.layer!r}", expected=f"such as {study.costs.layers[0].name!r}"
+        )
+    program = Program(study.costs, metric, recipe.allocation)
+    found = why(program, metric, budgets, program.solve(budgets), options.layer)
+    return Result("\n".join([f"{options.layer} has {found.bits}", *found.sentences]), to_plain(found))
+
+
+def inspect(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.steps import inspect_image, inspect_layer
+
+    study, bits = open_study(options.study), widths(options.bits)
+    if not options.layer and options.image is None:
+        raise InputError("There is nothing to look at", expected="--layer NAME, --image NUMBER, or both")
+    views = []
+    if options.layer:
+        views.append(to_plain(inspect_layer(study, options.layer, bits, report=report)))
+    if options.image is not None:
+        views.append(to_plain(inspect_image(study, options.image, options.trial or str(bits), report=report)))
+    seen = " and ".join(
+        [options.layer] * bool(options.layer) + [f"image {options.image}"] * (options.image is not None)
+    )
+    return Result(f"looked at {seen}; kept in {study.path / 'inspections'}", views)
 
 
 def frontier(options: argparse.Namespace, report: Report) -> Result:
@@ -166,6 +202,29 @@ def compare(options: argparse.Namespace, report: Report) -> Result:
     }
     rows = [start, *sorted((trial_row(t, study) for t in study.trials()), key=lambda row: -row["top1"])]
     return Result("\n".join([table(rows), *study.damaged()]), rows)
+
+
+def report(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.report import as_html
+
+    study, path = open_study(options.study), Path(options.to)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--to is {options.to!r}", expected="a file name that ends in .html")
+    text = as_html(study, options.trial)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, text.encode())
+    return Result(f"{path} ({len(text) / 1e6:.1f} MB)", {"report": str(path)})
+
+
+def delete(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.remove import delete_study, delete_trial
+
+    study = open_study(options.study)
+    what = f"the trial {options.trial!r}" if options.trial else f"the study {study.name!r} with all its trials"
+    if not options.yes:
+        raise InputError(f"Deleting {what} cannot be undone", todo="Give --yes to do it")
+    gone = delete_trial(study, options.trial) if options.trial else delete_study(study)
+    return Result(f"deleted {gone}", {"deleted": str(gone)})
 
 
 def export(options: argparse.Namespace, report: Report) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,6 +86,7 @@ class Measured:
     low: float
     high: float
     images: int
+    id: str = ""
 
 
 def measured(trials: Sequence[Trial], cost: CostName) -> list[Measured]:
@@ -96,27 +97,35 @@ def measured(trials: Sequence[Trial], cost: CostName) -> list[Measured]:
         group = trial.control or trial.stage
         value = getattr(trial.allocation.cost, cost)
         e = trial.evaluation
-        points.append(Measured(trial.title or trial.id, group, value, e.top1, low, high, e.images))
+        points.append(Measured(trial.title or trial.id, group, value, e.top1, low, high, e.images, trial.id))
     return sorted(points, key=lambda point: point.cost)
 
 
-def accuracy_curve(trials: Sequence[Trial], whole: Evaluation | None, cost: CostName, *, marked: str = "") -> go.Figure:
+def accuracy_curve(
+    trials: Sequence[Trial],
+    whole: Evaluation | None,
+    cost: CostName,
+    *,
+    marked: Collection[str] = (),
+    others: Mapping[str, Evaluation] | None = None,
+) -> go.Figure:
     """Measured accuracy with its 95 % interval against megabytes or GBOPs; float as a line with its band.
 
-    `marked` is the title of a trial to ring.
+    `marked` are the ids of trials to ring; `others` are the float models of further studies, by name.
     """
     points = measured(trials, cost)
     traces = [_group([p for p in points if p.group == group], look) for group, look in GROUPS.items()]
-    ring = [point for point in points if point.name == marked]
+    ring = [point for point in points if point.id in marked]
+    lines = [level(one.top1, f"float {one.top1:.1f} %, {name}") for name, one in (others or {}).items()]
     return figure(
         [trace for trace in traces if trace["x"]] + ([_ring(ring)] if ring else []),
         height=400,
         title=f"Accuracy against {BUDGET_NAMES[cost].replace('Mega', 'mega')}",
         top=64,
         showlegend=True,
-        shapes=_float_band(whole) if whole else [],
+        shapes=[*(_float_band(whole) if whole else []), *lines],
         xaxis=axis(COST_AXES[cost]),
-        yaxis=axis("top-1 accuracy (%)", range=_window(points, whole)),
+        yaxis=axis("top-1 accuracy (%)", range=_window(points, [whole, *(others or {}).values()])),
     )
 
 
@@ -128,7 +137,7 @@ def _group(points: Sequence[Measured], look: tuple[str, str, str, bool]) -> dict
         "x": [p.cost for p in points],
         "y": values,
         "error_y": intervals(values, [p.low for p in points], [p.high for p in points]),
-        "customdata": [[p.name, p.low, p.high, p.images] for p in points],
+        "customdata": [[p.name, p.low, p.high, p.images, p.id] for p in points],
         "hovertemplate": "<b>%{customdata[0]}</b><br>%{y:.1f} %, 95 % interval %{customdata[1]:.1f} to "
         "%{customdata[2]:.1f}<br>%{customdata[3]} images, cost %{x:.3g}<extra></extra>",
         "mode": "lines+markers" if joined else "markers",
@@ -158,9 +167,10 @@ def _float_band(whole: Evaluation) -> list[dict[str, Any]]:
     return [band | look, level(whole.top1, f"float {whole.top1:.1f} %")]
 
 
-def _window(points: Sequence[Measured], whole: Evaluation | None) -> list[float]:
+def _window(points: Sequence[Measured], floats: Sequence[Evaluation | None]) -> list[float]:
     """A range of accuracies with room around every interval, so that points do not hug the frame."""
-    edges = [edge for p in points for edge in (p.low, p.high)] + list(whole.interval if whole else ())
+    edges = [edge for p in points for edge in (p.low, p.high)]
+    edges += [edge for whole in floats if whole for edge in whole.interval]
     low, high = (min(edges), max(edges)) if edges else (0.0, 100.0)
     room = max(1.0, 0.08 * (high - low))
     return [max(-2.0, math.floor(low - room)), min(102.0, math.ceil(high + room))]

@@ -67,3 +67,34 @@ def intervals(values: Sequence[float], lows: Sequence[float], highs: Sequence[fl
         "thickness": 1.5,
         "width": 4,
     }
+
+
+def enlarged(drawn: go.Figure, *, height: int = 620) -> go.Figure:
+    """A figure in large type, for a screen that others look at; its title is left to the slide."""
+    font, plain = {"size": 22}, drawn.to_plotly_json()
+    layout, data = plain["layout"], plain["data"]
+    for name in [name for name in layout if name.startswith(("xaxis", "yaxis"))]:
+        title = layout[name].get("title", {}) | {"font": font, "standoff": 16}
+        layout[name] = layout[name] | {"tickfont": font, "title": title}
+    for trace in data:
+        if "colorbar" in trace:
+            bar = trace["colorbar"]
+            trace["colorbar"] = bar | {
+                "tickfont": font,
+                "title": bar.get("title", {}) | {"font": font},
+                "thickness": 18,
+            }
+        if trace["type"] == "heatmap":
+            trace["textfont"] = {"size": 24}
+        elif trace["type"] == "scatter" and "marker" in trace:
+            trace["marker"] = trace["marker"] | {"size": 1.6 * trace["marker"].get("size", 10)}
+    shapes = [
+        shape | {"label": shape["label"] | {"font": font}} if "label" in shape else shape
+        for shape in layout.get("shapes", ())
+    ]
+    margin = layout["margin"] | {"l": 120, "b": 90, "t": 60}
+    layout |= {"height": height, "font": font, "title": {"text": ""}, "margin": margin, "shapes": shapes}
+    layout["legend"] = layout.get("legend", {}) | {"font": font}
+    layout["hoverlabel"] = {"font": font}
+    layout.pop("template", None)
+    return go.Figure({"data": list(data), "layout": layout})

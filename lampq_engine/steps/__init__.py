@@ -2,6 +2,7 @@
 
 from lampq_engine.steps.analyse import LONG_METRICS, analyse
 from lampq_engine.steps.finetune import finetune
+from lampq_engine.steps.inspect import inspect_image, inspect_layer
 from lampq_engine.steps.loaded import Loaded, load
 from lampq_engine.steps.quantize import control_recipes, quantize, run_controls
 from lampq_engine.steps.refine import refine
@@ -14,6 +15,8 @@ __all__ = [
     "analyse",
     "control_recipes",
     "finetune",
+    "inspect_image",
+    "inspect_layer",
     "load",
     "quantize",
     "refine",

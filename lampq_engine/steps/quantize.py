@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from lampq_engine.errors import InputError
-from lampq_engine.evaluate import evaluate
+from lampq_engine.evaluate import predict, score
 from lampq_engine.files import key_of
 from lampq_engine.journal import Report, silent
 from lampq_engine.pack import write_packed
@@ -19,6 +19,7 @@ from lampq_engine.quantize import quantize_
 from lampq_engine.recipe import Budgets, Recipe, SensitivitySpec
 from lampq_engine.solve import check_recipe, solve
 from lampq_engine.steps.analyse import analyse
+from lampq_engine.steps.flips import keep_flips
 from lampq_engine.steps.loaded import Loaded, float_logits, versions
 from lampq_engine.store import Study, Trial, write_trial
 from lampq_engine.types import Allocation, Bits
@@ -104,7 +105,11 @@ def measure(
 ) -> Trial:
     """Measure a quantized model on the validation images, pack it, and write the trial down, its record last."""
     reference = float_logits(study, loaded, "validation")
-    evaluation = evaluate(model, loaded.data.validation, reference=reference, report=report)
+    measuring, images = time.perf_counter(), loaded.data.validation
+    logits = predict(model, images, report=report)
+    spent = time.perf_counter() - measuring
+    evaluation = score(logits, images.labels, reference=reference, seconds=spent)
+    keep_flips(study, loaded, trial.id, logits, reference)
     size = write_packed(study.path / "trials" / trial.id / "packed.safetensors", model, trial.recipe)
     cost = replace(trial.allocation.cost, megabytes=size / 1e6)
     done = replace(

@@ -1,6 +1,7 @@
 """How fast the pages are: first paint, and from the pointer's input event to the redrawn bit heatmap while dragging.
 
-Run `python tests/benchmarks/bench_slider.py`; it makes a study of DeiT's 12 blocks on disk and needs Chromium.
+Run `python tests/benchmarks/bench_slider.py`; it makes a study of DeiT's 12 blocks on disk and needs Chromium. With two
+arguments, STUDIES STUDY, it drags in that study.
 """
 
 from __future__ import annotations
@@ -17,19 +18,28 @@ from dashboard import Dashboard, chromium
 from playwright.sync_api import Page
 from synthetic_study import make_study
 
-STEPS = 60
-PAUSE = 0.05  # seconds between two moves of the pointer, as a steady hand makes them
+STEPS = 120
+PAUSE = 0.03  # seconds between two moves of the pointer, as a steady hand makes them
 
 # the time of each input event, and of each redraw after which the widths written in the heatmap are others
 WATCH = """() => {
   window.seen = { inputs: [], draws: [] };
-  const cells = () => [...document.querySelectorAll('.st-key-bits-weights .heatmap-label')].map((c) => c.textContent);
+  const found = [];
+  const walk = (node) => {
+    if (node.querySelectorAll) for (const one of node.querySelectorAll('*')) {
+      if (one.classList.contains('map')) found.push(one);
+      if (one.shadowRoot) walk(one.shadowRoot);
+    }
+  };
+  walk(document);
+  const map = found[0];
+  const cells = () => [...map.querySelectorAll('.cell')].map((cell) => cell.textContent).join();
   let last = cells();
   addEventListener('input', () => seen.inputs.push(performance.now()), true);
-  new MutationObserver(() => {
-    const now = cells();  // half-drawn heatmaps have fewer cells and do not count
-    if (now.length === last.length && now.join() !== last.join()) { last = now; seen.draws.push(performance.now()); }
-  }).observe(document.body, { subtree: true, childList: true, characterData: true });
+  new MutationObserver(() => requestAnimationFrame(() => {
+    const now = cells();
+    if (now !== last) { last = now; seen.draws.push(performance.now()); }
+  })).observe(map, { subtree: true, childList: true, characterData: true });
 }"""
 
 
@@ -41,9 +51,9 @@ def first_paint(page: Page, url: str) -> float:
     return time.perf_counter() - start
 
 
-def drag(page: Page) -> list[float]:
-    """Milliseconds from input event to redrawn heatmap, one for each redraw while the slider is dragged."""
-    box = page.locator("input[type=range]").bounding_box()
+def drag(page: Page) -> tuple[list[float], float]:
+    """Milliseconds from input event to redrawn heatmap, one for each redraw of a drag; and redraws a second."""
+    box = page.locator("input[type=range]").first.bounding_box()
     assert box
     page.evaluate(WATCH)
     y = box["y"] + box["height"] / 2
@@ -55,7 +65,9 @@ def drag(page: Page) -> list[float]:
     page.mouse.up()
     page.wait_for_timeout(1500)
     seen = page.evaluate("() => window.seen")
-    return waits(seen["inputs"], seen["draws"])
+    span = (seen["inputs"][-1] - seen["inputs"][0]) / 1000
+    drawn = [at for at in seen["draws"] if at <= seen["inputs"][-1]]
+    return waits(seen["inputs"], seen["draws"]), len(drawn) / span
 
 
 def waits(inputs: list[float], draws: list[float]) -> list[float]:
@@ -69,20 +81,23 @@ def waits(inputs: list[float], draws: list[float]) -> list[float]:
     return found
 
 
-def main() -> None:
+def main(studies: Path | None = None, study: str = "builtin") -> None:
     with tempfile.TemporaryDirectory() as folder:
-        make_study(Path(folder) / "studies")
-        with Dashboard(Path(folder) / "studies", log=Path(folder) / "server.log") as url, chromium() as browser:
+        if studies is None:
+            studies = Path(folder) / "studies"
+            make_study(studies)
+        with Dashboard(studies, log=Path(folder) / "server.log") as url, chromium() as browser:
             page = browser.new_page(viewport={"width": 1280, "height": 1000})
-            paint = first_paint(page, url)
-            page.goto(f"{url}/allocation")
-            page.wait_for_selector(".st-key-bits-weights .js-plotly-plot")
-            page.wait_for_timeout(4000)
-            found = drag(page)
+            paint = first_paint(page, f"{url}/?study={study}")
+            page.goto(f"{url}/allocation?study={study}")
+            page.wait_for_selector(".st-key-bits .cell")
+            page.wait_for_timeout(6000)
+            found, rate = drag(page)
     print(f"first paint: {paint:.2f} s")
     middle, worst = statistics.median(found), max(found)
     print(f"input to redrawn heatmap: median {middle:.0f} ms, worst {worst:.0f} ms, {len(found)} redraws")
+    print(f"exact solutions that reached the screen: {rate:.1f} a second")
 
 
 if __name__ == "__main__":
-    main()
+    main(*(Path(sys.argv[1]), sys.argv[2]) if len(sys.argv) > 2 else ())

@@ -16,6 +16,7 @@ BENCHMARKS = {
     "ilp": allocation.solutions,
     "frontier": allocation.frontiers,
     "slider": whole.pages,
+    "switching": whole.switching,
     "fisher": networks.fisher,
     "forward": networks.forward,
     "qat": networks.training,

@@ -54,13 +54,38 @@ def pages() -> list[Line]:
         return [Line("pages", "Chromium", "not installed", 0, True)]
     line = [sys.executable, str(Path(__file__).with_name("bench_slider.py"))]
     shown = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    paint, middle = (
-        re.search(pattern, shown) for pattern in (r"first paint: ([\d.]+) s", r"median (\d+) ms, .*?(\d+) redraws")
+    paint, middle, rate = (
+        re.search(pattern, shown)
+        for pattern in (r"first paint: ([\d.]+) s", r"median (\d+) ms, .*?(\d+) redraws", r"screen: ([\d.]+) a second")
     )
     assert paint
     assert middle
-    drag, count = float(middle[1]), int(middle[2])
+    assert rate
+    drag, count, fast = float(middle[1]), int(middle[2]), float(rate[1])
     return [
         Line("first paint of the page", "5 s", f"{float(paint[1]):.2f} s", 1, float(paint[1]) <= 5),
-        Line("slider, input event to redrawn bit heatmap", "200 ms", f"{drag:.0f} ms", count, drag <= 200),
+        Line("slider, input event to redrawn bit heatmap", "120 ms", f"{drag:.0f} ms", count, drag <= 120),
+        Line(
+            "exact solutions that reach the screen in a drag", "15 a second", f"{fast:.1f} a second", count, fast >= 15
+        ),
+    ]
+
+
+def switching() -> list[Line]:
+    """From page to page, into a study of 100 trials, and the server's memory with 10 open sessions."""
+    if not shutil.which("chromium"):
+        return [Line("switching", "Chromium", "not installed", 0, True)]
+    line = [sys.executable, str(Path(__file__).with_name("bench_pages.py"))]
+    shown = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = re.search(
+        r"pages: median (\d+) ms, worst \d+ ms, (\d+).*100 trials: ([\d.]+) s.*10 sessions: (\d+) MB", shown, re.DOTALL
+    )
+    assert found, shown
+    middle, opened, memory = float(found[1]), float(found[3]), float(found[4])
+    return [
+        Line(
+            "switching pages, click to heading and figure", "500 ms", f"{middle:.0f} ms", int(found[2]), middle <= 500
+        ),
+        Line("opening a study of 100 trials", "1 s", f"{opened:.2f} s", 1, opened <= 1),
+        Line("memory of the server with 10 open sessions", "600 MB", f"{memory:.0f} MB", 1, memory <= 600),
     ]
