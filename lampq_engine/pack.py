@@ -24,11 +24,12 @@ from lampq_engine.errors import InputError
 from lampq_engine.files import write_bytes
 from lampq_engine.models import route_matmuls_
 from lampq_engine.quantize import Quantized, quantized_layers
-from lampq_engine.quantizers import LogSqrt2, Quantizer, Uniform
+from lampq_engine.quantizers import LogSqrt2, Quantizer, Twin, Uniform
 from lampq_engine.recipe import Recipe, to_toml
 from lampq_engine.types import FLOAT_BITS, Layer
 
 FORMAT = "lampq-packed-1"
+KINDS: dict[type[nn.Module], str] = {Uniform: "u", LogSqrt2: "l", Twin: "t"}  # first character of an input's tag
 BUFFERS = ("scale", "zero", "log_step", "shift")
 
 
@@ -71,7 +72,7 @@ def _content(model: nn.Module, recipe: Recipe) -> tuple[dict[str, Tensor], dict[
             scales.append(quantizer.step.detach().flatten().float().cpu())
             zeros.append((2 * quantizer.zero).round().to(torch.int16).flatten().cpu())
             floats.pop(f"{name}.weight")
-        inputs += [_numbers(q) for q in module.input_quantizers if isinstance(q, Uniform | LogSqrt2)]
+        inputs += [_numbers(q) for q in module.input_quantizers if type(q) in KINDS]
         tags = [_tag(q) for q in module.input_quantizers]
         table.append(_row(name, quantizer.bits if quantizer else FLOAT_BITS, tags))
     tensors = {
@@ -102,15 +103,14 @@ def _row(name: str, bits: int, tags: Sequence[str]) -> list[Any]:
 
 def _tag(quantizer: nn.Module) -> str:
     """Two characters: the kind of an input's quantizer and its width."""
-    if isinstance(quantizer, Uniform | LogSqrt2):
-        return f"{'u' if isinstance(quantizer, Uniform) else 'l'}{quantizer.bits}"
-    return "--"
+    return f"{KINDS[type(quantizer)]}{quantizer.bits}" if type(quantizer) in KINDS else "--"
 
 
 def _numbers(quantizer: Quantizer) -> Tensor:
     if isinstance(quantizer, LogSqrt2):
         return torch.stack([quantizer.scale.cpu(), torch.zeros(())])
-    return torch.stack([quantizer.step.detach().cpu(), quantizer.zero.cpu()])
+    offset = quantizer.ratio if isinstance(quantizer, Twin) else quantizer.zero
+    return torch.stack([quantizer.step.detach().cpu(), offset.cpu()])
 
 
 def _metadata(model: nn.Module, table: Sequence[list[Any]], recipe: Recipe) -> dict[str, str]:
@@ -203,7 +203,7 @@ def _fill_(model: nn.Module, table: Sequence[Sequence[Any]], tensors: dict[str, 
 def _restored(tag: str, numbers: Tensor) -> Quantizer:
     if tag[0] == "l":
         return LogSqrt2(int(tag[1:]), numbers[0])
-    return Uniform(int(tag[1:]), numbers[0], numbers[1])
+    return (Twin if tag[0] == "t" else Uniform)(int(tag[1:]), numbers[0], numbers[1])
 
 
 def iter_split(tensor: Tensor) -> Any:

@@ -10,8 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lampq_engine.folds import Pair, fold_, modules_of, repq
-from lampq_engine.quantizers import LogSqrt2, Quantizer, Uniform, fit_input, fit_output, fit_tensor, fit_weight
+from lampq_engine.fold_rules import FOLD_RULES
+from lampq_engine.folds import Pair, fold_, modules_of
+from lampq_engine.quantizers import (
+    LogSqrt2,
+    Quantizer,
+    Twin,
+    Uniform,
+    fit_input,
+    fit_output,
+    fit_symmetric,
+    fit_symmetric_weight,
+    fit_tensor,
+    fit_twin,
+    fit_weight,
+)
 from lampq_engine.recipe import QuantizationSpec
 from lampq_engine.types import FLOAT_BITS, Bits, Layer
 
@@ -57,7 +70,7 @@ class Quantized(nn.Module):
 
 def quantizers_of(model: nn.Module) -> Iterator[Quantizer]:
     """Every fitted quantizer of a model."""
-    return (module for module in model.modules() if isinstance(module, Uniform | LogSqrt2))
+    return (module for module in model.modules() if isinstance(module, Uniform | LogSqrt2 | Twin))
 
 
 def quantized_layers(model: nn.Module) -> dict[str, Quantized]:
@@ -74,12 +87,18 @@ def wrap(op: nn.Module, layer: Layer, bits: Bits, inputs: Sequence[Tensor], spec
     """Fit the quantizers of one layer on its weight and its float inputs, and wrap it."""
     search = "minmax" if spec.range == "minmax" else "mse"
     if layer.is_matmul:
-        return Quantized(op, None, fit_operands(layer, bits, inputs, spec.softmax, search))
+        return Quantized(op, None, fit_operands(layer, bits, inputs, spec, search))
     assert isinstance(op.weight, Tensor)
-    weight = None if bits.weights == FLOAT_BITS else fit_weight(op.weight, bits.weights, search)
+    fit = fit_weight if spec.grid == "asymmetric" else fit_symmetric_weight
+    weight = None if bits.weights == FLOAT_BITS else fit(op.weight, bits.weights, search)
     x = inputs[0]
     if bits.activations == FLOAT_BITS:
-        fitted = None
+        fitted: Quantizer | None = None
+    elif layer.kind == "fc2" and spec.gelu == "opt_m":
+        fitted = fit_twin(x, bits.activations, search)
+    elif spec.grid == "symmetric":
+        by_output = spec.range == "output" and isinstance(op, nn.Linear)
+        fitted = fit_symmetric(x, bits.activations, search, op.weight if by_output else None)
     elif spec.range == "output" and isinstance(op, nn.Linear):
         fitted = fit_output(x, bits.activations, op.weight)
     else:
@@ -91,10 +110,11 @@ def wrap(op: nn.Module, layer: Layer, bits: Bits, inputs: Sequence[Tensor], spec
 
 
 def fit_operands(
-    layer: Layer, bits: Bits, inputs: Sequence[Tensor], softmax: str, search: str
+    layer: Layer, bits: Bits, inputs: Sequence[Tensor], spec: QuantizationSpec, search: str
 ) -> list[Quantizer | None]:
     """Fit a quantizer to both operands of a matmul; None where one stays in float."""
-    names = [softmax if layer.kind == "context" else "uniform", "uniform"]
+    plain = "symmetric" if spec.grid == "symmetric" else "uniform"
+    names = [spec.softmax if layer.kind == "context" else plain, plain]
     widths = (bits.activations, bits.weights)
     return [
         None if width == FLOAT_BITS else fit_input(x, width, name=name, search=search)
@@ -154,7 +174,8 @@ def fold_norms_(
     def see(name: str, inputs: tuple[Tensor, ...]) -> None:
         width = min(widths.get(linear, FLOAT_BITS) for linear in readers[name].linears)
         if width != FLOAT_BITS:
-            rules[name] = repq(inputs[0], width, "minmax" if spec.range == "minmax" else "mse")
+            weights = [linear.weight for linear in modules_of(model, readers[name])[1]]
+            rules[name] = FOLD_RULES[spec.fold](inputs[0], width, weights, spec)
 
     with watch_inputs(model, list(readers), see):
         model(images)

@@ -38,7 +38,7 @@ class DataSpec:
             check(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 (all of them) or a positive number")
 
 
-METRICS = ("lampq", "fisher", "output", "harm", "random", "inverted")
+METRICS = ("lampq", "fisher", "output", "harm", "lrp", "mixqvit", "nuclear", "hessian", "random", "inverted")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class SensitivitySpec:
     base: float = setting(4.0, "gamma: factor by which harm falls with one more bit")
     per_parameter: bool = setting(False, "divide the Fisher trace by the number of weights (matters for Swin)")
     harm_images: int = setting(32, "calibration images on which the harm of each layer alone is measured")
+    baseline_bits: int = setting(4, "width of all other layers while Mix-QViT's sensitivity varies one")
+    relevance_images: int = setting(32, "calibration images that relevance is propagated through, for lrp and mixqvit")
+    hessian_samples: int = setting(4, "random sign vectors for each Hessian trace")
     seed: int = setting(0, "seed of sampled labels and of the random control")
 
     def __post_init__(self) -> None:
@@ -61,6 +64,9 @@ class SensitivitySpec:
         check(1 <= self.probe_bits < FLOAT_BITS, "sensitivity.probe_bits", self.probe_bits, "a width from 1 to 31")
         check(self.base > 1, "sensitivity.base", self.base, "a number above 1")
         check(self.harm_images > 0, "sensitivity.harm_images", self.harm_images, "a positive number")
+        check(2 <= self.baseline_bits <= 8, "sensitivity.baseline_bits", self.baseline_bits, "a width from 2 to 8")
+        for name in ("relevance_images", "hessian_samples"):
+            check(getattr(self, name) > 0, f"sensitivity.{name}", getattr(self, name), "a positive number")
         check(self.probes >= 0, "sensitivity.probes", self.probes, "0 (all layers) or a positive number")
 
 
@@ -109,12 +115,22 @@ class Budgets:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
-SOLVERS = ("ilp", "uniform", "given")
+SOLVERS = ("ilp", "greedy", "uniform", "given")
 
 
 @dataclass(frozen=True)
 class AllocationSpec:
-    solver: str = setting("ilp", "exact integer program, one width for every layer, or the widths given below", SOLVERS)
+    solver: str = setting(
+        "ilp",
+        "exact integer program, MPTQ-ViT's greedy descent, one width for every layer, or the widths given below",
+        SOLVERS,
+    )
+    greedy: str = setting(
+        "measured",
+        "what the greedy solver calls performance: the quantized model's KL to float, or the metric's table",
+        ("measured", "metric"),
+    )
+    greedy_images: int = setting(16, "calibration images the greedy solver measures on")
     uniform: Bits = setting(Bits(8, 8), "weight and activation width of the uniform allocation")
     budgets: Budgets = Budgets()
     menus: dict[Kind, Menu] = field(default_factory=default_menus, metadata={"help": "allowed widths by layer kind"})
@@ -123,6 +139,7 @@ class AllocationSpec:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check(self.greedy_images > 0, "allocation.greedy_images", self.greedy_images, "a positive number")
         unknown = sorted(set(self.menus) - set(KINDS))
         check(not unknown, "allocation.menus", unknown, "only the kinds of layers " + ", ".join(KINDS))
 
@@ -143,16 +160,40 @@ class QuantizationSpec:
         "add each layer's mean output error on the calibration images to its bias, or keep the bias",
         ("correct", "keep"),
     )
-    fold: str = setting("repq", "rewrite after LayerNorm: RepQ-ViT's per-channel scales, or none", ("repq", "none"))
+    grid: str = setting(
+        "asymmetric",
+        "levels from least to greatest value; around zero (symmetric); or symmetric for weights only (PSAQ-ViT)",
+        ("asymmetric", "symmetric", "symmetric_weights"),
+    )
+    fold: str = setting(
+        "repq",
+        "rewrite after LayerNorm: RepQ-ViT's per-channel scales, the same with extreme channels clipped (Mix-QViT), "
+        "SmoothQuant with bias (MPTQ-ViT), or none",
+        ("repq", "clipped", "sq_b", "none"),
+    )
+    fold_strength: float = setting(0.5, "SQ-b's exponent: how much of a channel's spread the weights take over")
+    fold_clip: float = setting(2.0, "standard deviations around the mean scale at which the clipped fold clips")
+    gelu: str = setting(
+        "uniform",
+        "quantizer after GELU: uniform, or two regions whose steps differ by a power of two (MPTQ-ViT's OPT-m)",
+        ("uniform", "opt_m"),
+    )
     softmax: str = setting(
         "auto",
         "quantizer after softmax: log-sqrt(2), uniform, or whichever has the least squared error",
         ("auto", "log_sqrt2", "uniform"),
     )
     images: int = setting(32, "calibration images the quantizers are fitted on")
+    calibration: str = setting(
+        "real",
+        "everything is calibrated on the calibration images, or on images generated from the model alone (zero-shot)",
+        ("real", "generated"),
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check(0 <= self.fold_strength <= 1, "quantization.fold_strength", self.fold_strength, "a number from 0 to 1")
+        check(self.fold_clip > 0, "quantization.fold_clip", self.fold_clip, "a positive number")
         check(self.images > 0, "quantization.images", self.images, "a positive number")
 
 

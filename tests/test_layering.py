@@ -35,6 +35,7 @@ TORCH_FREE = [
 ]
 TORCH = [
     "quantizers",
+    "fold_rules",
     "folds",
     "data",
     "models",

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from lampq_engine.quantizers.log import LogSqrt2, fit_log_sqrt2
+from lampq_engine.quantizers.symmetric import fit_symmetric
+from lampq_engine.quantizers.twin import Twin, fit_twin
 from lampq_engine.quantizers.uniform import SAMPLE, Uniform, fit_tensor
 
-Quantizer = Uniform | LogSqrt2
+Quantizer = Uniform | LogSqrt2 | Twin
 
 
 def fit_best(x: Tensor, bits: int, search: str = "mse") -> Quantizer:
@@ -26,6 +28,8 @@ def fit_best(x: Tensor, bits: int, search: str = "mse") -> Quantizer:
 
 INPUT_FITS: dict[str, Callable[[Tensor, int, str], Quantizer]] = {
     "uniform": fit_tensor,
+    "symmetric": fit_symmetric,
+    "opt_m": fit_twin,
     "log_sqrt2": fit_log_sqrt2,
     "auto": fit_best,
 }
