@@ -1,7 +1,8 @@
 """Exact rewrites of a (norm, linear) pair that make activations easier to quantize: x' = (x - shift) / scale.
 
 RepQ-ViT's reparameterisation, Mix-QViT's clipped variant and MPTQ-ViT's SQ-b are all this one rewrite; they differ in
-how scale and shift are chosen (`fold_rules`). A pair is only folded after a probe has shown that the model does not change.
+how scale and shift are chosen (`fold_rules`). A pair is only folded after a probe has shown that the model does not
+change.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def _content(model: nn.Module, recipe: Recipe) -> tuple[dict[str, Tensor], dict[
             scales.append(quantizer.step.detach().flatten().float().cpu())
             zeros.append((2 * quantizer.zero).round().to(torch.int16).flatten().cpu())
             floats.pop(f"{name}.weight")
-        inputs += [_numbers(q) for q in module.input_quantizers if type(q) in KINDS]
+        inputs += [_numbers(q) for q in module.input_quantizers if isinstance(q, Uniform | LogSqrt2 | Twin)]
         tags = [_tag(q) for q in module.input_quantizers]
         table.append(_row(name, quantizer.bits if quantizer else FLOAT_BITS, tags))
     tensors = {

@@ -43,7 +43,7 @@ def swin() -> nn.Module:
 
 
 def quantized(
-    model: nn.Module, size: tuple[int, ...], spec: QuantizationSpec = QuantizationSpec(images=6)
+    model: nn.Module, size: tuple[int, ...], spec: QuantizationSpec
 ) -> tuple[nn.Module, list[Layer], torch.Tensor, dict[str, Bits]]:
     images = torch.randn(6, *size, generator=torch.Generator().manual_seed(0))
     route_matmuls_(model, images[:1])
@@ -85,7 +85,7 @@ def test_loads_back_to_the_same_logits(
 
 def test_foreign_and_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "packed.safetensors"
-    simulated, *_ = quantized(load_model("builtin"), (1, 32, 32))
+    simulated, *_ = quantized(load_model("builtin"), (1, 32, 32), PSAQ)
     write_packed(path, simulated, Recipe())
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"packed\.safetensors is not a whole safetensors file"):

@@ -9,6 +9,7 @@ from lampq_engine.commands import run
 from lampq_engine.plain import field_of, help_of
 from lampq_engine.recipe import METRICS, Budgets, DataSpec, ModelSpec, SensitivitySpec, TrainingSpec, UpdateSpec
 
+EXTRA_METRICS = ("lrp", "mixqvit", "nuclear", "hessian")
 EPILOG = "Give --json for a machine-readable result. Studies live in $LAMPQ_STUDIES, else in ./studies."
 
 
@@ -33,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     _model_and_data(one)
     _study(one, required=False)
     _settings(one, SensitivitySpec, skip=("metric", "seed"))
+    one.add_argument(
+        "--also", action="append", default=[], choices=EXTRA_METRICS, help="a further metric to measure (repeatable)"
+    )
     one.add_argument("--quick", action="store_true", help="leave out the metrics that take longest: output, harm")
     one = command("sensitivity", "print a study's sensitivities, most sensitive layer first")
     _study(one)

@@ -48,7 +48,7 @@ def analyse(options: argparse.Namespace, report: Report) -> Result:
 
     spec = settings(SensitivitySpec(), options)
     with _created(Recipe(model=model_spec(options), data=data_spec(options)), options.study) as study:
-        loaded = step(study, spec=spec, also=() if options.quick else LONG_METRICS, report=report)
+        loaded = step(study, spec=spec, also=(*(() if options.quick else LONG_METRICS), *options.also), report=report)
     found = study.float_evaluation
     lines = [f"study {study.name}: {len(loaded.layers)} layers, float {evaluation_text(found)}"]
     lines += [f"skipped {text}" for text in loaded.data.skipped]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,12 +22,18 @@ from lampq_engine.sensitivity import (
     TypeFactor,
     fisher_sensitivity,
     fisher_traces,
+    hessian_sensitivity,
+    hessian_traces,
     lampq_sensitivity,
+    lrp_sensitivity,
     measured_harm,
+    mixqvit_sensitivity,
+    nuclear_sensitivity,
     output_fisher,
     type_factors,
 )
 from lampq_engine.sensitivity.fisher import PAIRS
+from lampq_engine.steps.explain import relevance_of
 from lampq_engine.steps.loaded import Loaded, float_logits, load, versions
 from lampq_engine.store import Study
 from lampq_engine.types import Bits, Sensitivity
@@ -166,8 +173,8 @@ def _long_metrics(
                 report=report,
             ),
         )
+    few = images.subset(range(min(spec.harm_images, len(images))))
     if "harm" in also:
-        few = images.subset(range(min(spec.harm_images, len(images))))
         pairs_of_bits = [Bits(b, b) for b in HARM_WIDTHS]
         keep(
             "harm",
@@ -181,6 +188,41 @@ def _long_metrics(
                 report=report,
             ),
         )
+
+    if "lrp" in also:
+        keep("lrp", lambda: lrp_sensitivity(relevance_of(study, loaded, spec, report), spec.base))
+    if "mixqvit" in also:
+        keep(
+            "mixqvit",
+            lambda: mixqvit_sensitivity(
+                loaded.copy(),
+                layers,
+                few,
+                relevance_of(study, loaded, spec, report),
+                baseline=spec.baseline_bits,
+                widths=HARM_WIDTHS,
+                quantization=quantization,
+                pairs=loaded.pairs,
+                report=report,
+            ),
+        )
+    if "nuclear" in also:
+        keep(
+            "nuclear",
+            lambda: nuclear_sensitivity(
+                loaded.copy(),
+                layers,
+                few,
+                widths=HARM_WIDTHS,
+                quantization=quantization,
+                pairs=loaded.pairs,
+                report=report,
+            ),
+        )
+    if "hessian" in also:
+        samples, seed = spec.hessian_samples, spec.seed
+        traces = partial(hessian_traces, loaded.copy(), layers, few, samples=samples, seed=seed, report=report)
+        keep("hessian", lambda: hessian_sensitivity(loaded.model, layers, traces(), len(few), HARM_WIDTHS))
 
 
 def _traces(study: Study, loaded: Loaded, spec: SensitivitySpec, report: Report) -> dict[str, Tensor]:

@@ -139,6 +139,10 @@ def describe(recipe: Recipe, allocation: Allocation) -> str:
         "fisher": "Raw Fisher",
         "output": "Output Fisher",
         "harm": "Measured harm",
+        "lrp": "Relevance",
+        "mixqvit": "Mix-QViT",
+        "nuclear": "Nuclear norm (VT-PTQ)",
+        "hessian": "Hessian (HAWQ-V3)",
         "random": "Random",
         "inverted": "Inverted",
     }
