@@ -55,6 +55,7 @@ class SensitivitySpec:
     per_parameter: bool = setting(False, "divide the Fisher trace by the number of weights (matters for Swin)")
     harm_images: int = setting(32, "calibration images on which the harm of each layer alone is measured")
     baseline_bits: int = setting(4, "width of all other layers while Mix-QViT's sensitivity varies one")
+    varied_images: int = setting(16, "calibration images on which Mix-QViT's sensitivity is measured")
     relevance_images: int = setting(32, "calibration images that relevance is propagated through, for lrp and mixqvit")
     hessian_samples: int = setting(4, "random sign vectors for each Hessian trace")
     seed: int = setting(0, "seed of sampled labels and of the random control")
@@ -65,7 +66,7 @@ class SensitivitySpec:
         check(self.base > 1, "sensitivity.base", self.base, "a number above 1")
         check(self.harm_images > 0, "sensitivity.harm_images", self.harm_images, "a positive number")
         check(2 <= self.baseline_bits <= 8, "sensitivity.baseline_bits", self.baseline_bits, "a width from 2 to 8")
-        for name in ("relevance_images", "hessian_samples"):
+        for name in ("varied_images", "relevance_images", "hessian_samples"):
             check(getattr(self, name) > 0, f"sensitivity.{name}", getattr(self, name), "a positive number")
         check(self.probes >= 0, "sensitivity.probes", self.probes, "0 (all layers) or a positive number")
 
@@ -198,6 +199,27 @@ class QuantizationSpec:
 
 
 @dataclass(frozen=True)
+class GenerationSpec:
+    """Calibration images made from the model alone (PSAQ-ViT), where the recipe calibrates on generated images."""
+
+    images: int = setting(32, "images to generate")
+    iterations: int = setting(500, "optimisation steps of each round")
+    rounds: int = setting(2, "rounds of the schedule; the second shifts images twice as far")
+    batch: int = setting(8, "images optimised together; each finished batch is kept and not made again")
+    learning_rate: float = setting(0.2, "peak learning rate of Adam (PSAQ-ViT: 0.2, Swin 0.25; less for digits)")
+    prior: float = setting(1.0, "weight of the class prior: cross-entropy to random labels")
+    variation: float = setting(0.05, "weight of the total variation's distance from natural images'")
+    flip: bool = setting(True, "random mirror images while optimising; not for digits")
+    seed: int = setting(0, "seed of starting noise and labels")
+
+    def __post_init__(self) -> None:
+        for name in ("images", "iterations", "rounds", "batch", "learning_rate"):
+            check(getattr(self, name) > 0, f"generation.{name}", getattr(self, name), "a positive number")
+        for name in ("prior", "variation"):
+            check(getattr(self, name) >= 0, f"generation.{name}", getattr(self, name), "0 or a positive number")
+
+
+@dataclass(frozen=True)
 class UpdateSpec:
     """LampQ's iterative bit update (LampQ 1.4); the pair rule and patience are our choice."""
 
@@ -246,6 +268,7 @@ class Recipe:
     sensitivity: SensitivitySpec = SensitivitySpec()
     allocation: AllocationSpec = field(default_factory=AllocationSpec)
     quantization: QuantizationSpec = QuantizationSpec()
+    generation: GenerationSpec = GenerationSpec()
     update: UpdateSpec = UpdateSpec()
     training: TrainingSpec = TrainingSpec()
 

@@ -7,7 +7,16 @@ from typing import Any
 
 from lampq_engine.commands import run
 from lampq_engine.plain import field_of, help_of
-from lampq_engine.recipe import METRICS, Budgets, DataSpec, ModelSpec, SensitivitySpec, TrainingSpec, UpdateSpec
+from lampq_engine.recipe import (
+    METRICS,
+    Budgets,
+    DataSpec,
+    GenerationSpec,
+    ModelSpec,
+    SensitivitySpec,
+    TrainingSpec,
+    UpdateSpec,
+)
 
 EXTRA_METRICS = ("lrp", "mixqvit", "nuclear", "hessian")
 EPILOG = "Give --json for a machine-readable result. Studies live in $LAMPQ_STUDIES, else in ./studies."
@@ -58,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     one = command("controls", "uniform, random and inverted trials at a recipe's budget", device=True)
     _study(one)
     _recipe(one)
+    one = command("generate", "make calibration images from a study's model alone (zero-shot)", device=True)
+    _study(one)
+    _settings(one, GenerationSpec)
     one = command("refine", "trade bits between layers while accuracy on the calibration images rises", device=True)
     _study(one)
     _trial(one)

@@ -2,6 +2,7 @@
 
 from lampq_engine.steps.analyse import LONG_METRICS, analyse
 from lampq_engine.steps.finetune import finetune
+from lampq_engine.steps.generate import Generated, generate
 from lampq_engine.steps.loaded import Loaded, load
 from lampq_engine.steps.quantize import control_recipes, quantize, run_controls
 from lampq_engine.steps.refine import refine
@@ -9,11 +10,13 @@ from lampq_engine.steps.verify import Verification, verify
 
 __all__ = [
     "LONG_METRICS",
+    "Generated",
     "Loaded",
     "Verification",
     "analyse",
     "control_recipes",
     "finetune",
+    "generate",
     "load",
     "quantize",
     "refine",

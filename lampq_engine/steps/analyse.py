@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from lampq_engine.evaluate import score
 from lampq_engine.files import key_of, once, write_bytes, write_json
 from lampq_engine.journal import Report, silent
 from lampq_engine.plain import to_plain
-from lampq_engine.recipe import QuantizationSpec, SensitivitySpec
+from lampq_engine.recipe import QuantizationSpec, Recipe, SensitivitySpec
 from lampq_engine.records import sensitivity_plain
 from lampq_engine.sensitivity import (
     TypeFactor,
@@ -34,6 +35,7 @@ from lampq_engine.sensitivity import (
 )
 from lampq_engine.sensitivity.fisher import PAIRS
 from lampq_engine.steps.explain import relevance_of
+from lampq_engine.steps.generate import zero_shot
 from lampq_engine.steps.loaded import Loaded, float_logits, load, versions
 from lampq_engine.store import Study
 from lampq_engine.types import Bits, Sensitivity
@@ -79,6 +81,25 @@ def analyse(
 
     _long_metrics(study, loaded, spec, quantization, also, patient)
     return loaded
+
+
+def analyse_generated(study: Study, recipe: Recipe, loaded: Loaded | None = None, *, report: Report = silent) -> Loaded:
+    """The study's model with generated images to calibrate on, and the recipe's metric measured on those alone.
+
+    Only the float accuracy is measured on real images, those of validation. What is measured lies beside the images,
+    in the study's folder `generated`, and never stands in for what was measured on real images.
+    """
+    loaded = loaded or load(study.model, study.data, report=report)
+    spec = replace(recipe.sensitivity, metric="lampq")
+    if not study.has("layers.json"):
+        _record(study, loaded, spec)
+    logits = float_logits(study, loaded, "validation", report=report)
+    once(study.path / "float.json", loaded.key, lambda: to_plain(score(logits, loaded.data.validation.labels)))
+    made = zero_shot(study, loaded, recipe.generation, report)
+    if recipe.allocation.solver in ("ilp", "greedy"):
+        _sensitivities(study.zero_shot, made, spec, QuantizationSpec(), report)
+        _long_metrics(study.zero_shot, made, spec, QuantizationSpec(), (recipe.sensitivity.metric,), report)
+    return made
 
 
 def _record(study: Study, loaded: Loaded, spec: SensitivitySpec) -> None:
@@ -197,7 +218,7 @@ def _long_metrics(
             lambda: mixqvit_sensitivity(
                 loaded.copy(),
                 layers,
-                few,
+                images.subset(range(min(spec.varied_images, len(images)))),
                 relevance_of(study, loaded, spec, report),
                 baseline=spec.baseline_bits,
                 widths=HARM_WIDTHS,
