@@ -45,6 +45,12 @@ page = st.navigation(
             icon=":material/monitoring:",
             help="Accuracy against size and compute, and the files to take away.",
         ),
+        st.Page(
+            "views/methods.py",
+            title="Methods",
+            icon=":material/compare_arrows:",
+            help="The published systems side by side at equal budgets, and where relevance lies.",
+        ),
     ]
 )
 

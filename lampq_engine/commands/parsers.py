@@ -70,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
     one = command("generate", "make calibration images from a study's model alone (zero-shot)", device=True)
     _study(one)
     _settings(one, GenerationSpec)
+    one = command("methods", "every published system at the same budgets, with one engine and its own", device=True)
+    _study(one)
+    _recipe(one)
+    one.add_argument("--at", type=float, action="append", metavar="BITS", help="mean bits to compare at (repeatable)")
+    one.add_argument(
+        "--greedy", action=argparse.BooleanOptionalAction, default=True, help="with MPTQ-ViT's greedy descent (minutes)"
+    )
     one = command("refine", "trade bits between layers while accuracy on the calibration images rises", device=True)
     _study(one)
     _trial(one)

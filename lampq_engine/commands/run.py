@@ -133,6 +133,26 @@ def generate(options: argparse.Namespace, report: Report) -> Result:
     return Result(text, {"images": len(made.images), "seconds": made.seconds, "curve": made.curve})
 
 
+def methods(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.steps import compare_methods
+
+    study, recipe = _request(options)
+    budgets = options.at or [recipe.allocation.budgets.mean_bits or 4.0]
+    done = compare_methods(study, recipe, budgets, greedy=options.greedy, report=report)
+    rows = [
+        {
+            "method": entry.method,
+            "engine": entry.engine,
+            "mean bits": entry.mean_bits,
+            **{k: v for k, v in trial_row(trial, study).items() if k in ("top1", "low", "high", "drop", "images")},
+            "seconds": trial.seconds,
+            "trial": trial.id,
+        }
+        for entry, trial in done
+    ]
+    return Result(table(rows), rows, done[-1][1].id)
+
+
 def refine(options: argparse.Namespace, report: Report) -> Result:
     from lampq_engine.steps import refine as step
 

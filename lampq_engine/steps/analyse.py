@@ -52,6 +52,7 @@ def analyse(
     quantization: QuantizationSpec | None = None,
     also: Collection[str] = LONG_METRICS,
     between: Callable[[], None] = lambda: None,
+    loaded: Loaded | None = None,
     report: Report = silent,
 ) -> Loaded:
     """Survey, float accuracy, Fisher and type factors of a study, and the longer metrics named in `also`.
@@ -63,7 +64,7 @@ def analyse(
     Returns the loaded model and data, so that a caller can go on with them.
     """
     spec, quantization = spec or study.sensitivity_spec, quantization or QuantizationSpec()
-    loaded = load(study.model, study.data, report=report)
+    loaded = loaded or load(study.model, study.data, report=report)
     if len(loaded.data.calibration) < LEAST_IMAGES:
         raise InputError(
             f"There are {len(loaded.data.calibration)} calibration images",
