@@ -9,7 +9,7 @@ from pathlib import Path
 from dashboard import ROOT, Dashboard, chromium
 from playwright.sync_api import Browser
 
-PAGES = ("study", "sensitivity", "allocation", "refine", "compare")
+PAGES = ("study", "sensitivity", "allocation", "refine", "compare", "methods")
 TALLEST = 2400
 
 
@@ -29,7 +29,7 @@ def picture(browser: Browser, url: str, page: str, study: str, theme: str, folde
 
 
 def main(studies: Path, study: str) -> None:
-    """Write ten pictures to `assets/screenshots/`."""
+    """Write twelve pictures to `assets/screenshots/`."""
     folder = ROOT / "assets" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
     with (

@@ -12,12 +12,13 @@ from streamlit.testing.v1 import AppTest
 from synthetic_study import make_study
 
 from lampq_engine import jobs
+from lampq_engine.files import write_json
 from lampq_engine.jobs import Job
 from lampq_engine.recipe import Budgets, ModelSpec, Recipe, from_toml, to_toml
 from lampq_engine.store import Study
 
 MAIN = str(Path(__file__).parents[1] / "app" / "main.py")
-VIEWS = ("study", "sensitivity", "allocation", "refine", "compare")
+VIEWS = ("study", "sensitivity", "allocation", "refine", "compare", "methods")
 
 Started = list[tuple[str, list[str]]]
 
@@ -238,3 +239,19 @@ def test_a_removed_trial_leaves_the_pages_whole(studies: Path) -> None:
     shutil.rmtree(study.path / "trials" / "mixed-2-5")
     page.run()
     assert not page.exception
+
+
+def test_the_methods_page_says_how_to_fill_itself_and_shows_what_was_compared(studies: Path) -> None:
+    study = make_study(studies)
+    page = opened("methods")
+    assert "have not been compared" in page.info[0].value
+    assert "lampq_engine methods --study" in page.code[0].value
+    rows = [
+        {"method": "LampQ", "engine": "same", "mean_bits": 2.5, "trial": "mixed-2-5"},
+        {"method": "Control: random", "engine": "same", "mean_bits": 2.5, "trial": "random-2-5"},
+        {"method": "Gone", "engine": "own", "mean_bits": 2.5, "trial": "deleted"},
+    ]
+    write_json(study.path / "methods.json", {"rows": rows})
+    table = opened("methods").dataframe[0].value
+    assert list(table["method"]) == ["LampQ", "Control: random"]
+    assert (table["low"] < table["top-1"]).all()
