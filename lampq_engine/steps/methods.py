@@ -14,7 +14,7 @@ from lampq_engine.steps.quantize import quantize
 from lampq_engine.store import Study, Trial
 from lampq_engine.types import Bits
 
-MPTQ = QuantizationSpec(grid="symmetric", fold="sq_b", gelu="opt_m", softmax="log_sqrt2", bias="keep")
+MPTQ = QuantizationSpec(grid="symmetric", fold="sq_b", gelu="opt_m")
 MIX = QuantizationSpec(fold="clipped", softmax="log_sqrt2")
 METRICS = {
     "LampQ": "lampq",

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "qat": networks.training,
     "study": whole.study,
     "packed": networks.packed,
+    "generate": networks.generation,
 }
 
 
