@@ -58,6 +58,12 @@ page = st.navigation(
             icon=":material/list:",
             help="The queue for the device, logs, and what can be resumed.",
         ),
+        st.Page(
+            "views/methods.py",
+            title="Methods",
+            icon=":material/compare_arrows:",
+            help="The published systems side by side at equal budgets, and where relevance lies.",
+        ),
     ]
 )
 

@@ -225,6 +225,12 @@ def allocate(costs: CostModel, sensitivity: Sensitivity | None, spec: Allocation
                 todo="Use a recipe made for this model",
             )
         return given(costs, spec.bits, sensitivity)
+    if spec.solver == "greedy":
+        raise InputError(
+            "The greedy solver measures the model at every step",
+            expected="a command that has the model at hand",
+            todo="Use `quantize` or `run`, or choose the solver `ilp`",
+        )
     if sensitivity is None:
         raise InputError("The integer program has no sensitivities to minimise", todo="Analyse the study first")
     return Program(costs, sensitivity, spec).solve(spec.budgets)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lampq_engine.folds import EXACT, SMALLEST
+from lampq_engine.fold_rules import SMALLEST
+from lampq_engine.folds import EXACT
 from lampq_engine.quantizers import fit_channels
 from lampq_engine.types import Layer
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lampq_engine.files import write_bytes
 from lampq_engine.quantized import Quantized, quantized_layers
-from lampq_engine.quantizers import Log, Quantizer, Uniform
+from lampq_engine.quantizers import Log, Quantizer, Twin, Uniform
 
 NAME = "checkpoint.safetensors"
 Form = tuple[str, int] | None  # class and width of a quantizer; None: float
@@ -95,7 +95,7 @@ def forms(model: nn.Module) -> dict[str, list[Form]]:
     """Class and width of the quantizers of every layer, its weight's first; a state dict does not say them."""
 
     def form(quantizer: nn.Module | None) -> Form:
-        known = isinstance(quantizer, Uniform | Log)
+        known = isinstance(quantizer, Uniform | Log | Twin)
         return (type(quantizer).__name__, quantizer.bits) if known else None  # type: ignore[union-attr,return-value]
 
     return {
@@ -120,24 +120,25 @@ def _rebuild_(model: nn.Module, wanted: Mapping[str, list[Form]], state: State) 
             for form, place in zip(row, places, strict=True)
         ]
         weight = made[0]
-        assert not isinstance(weight, Log)
+        assert weight is None or isinstance(weight, Uniform)
         op = old.op if isinstance(old, Quantized) else old
         model.set_submodule(name, Quantized(op, weight, made[1:]).to(device))
     learn_(model)
 
 
-_BUFFERS = {"Uniform": ("scale", "zero"), "Log": ("scale", "q", "shift")}
+_BUFFERS = {"Uniform": ("scale", "zero"), "Log": ("scale", "q", "shift"), "Twin": ("scale", "ratio")}
+_CLASSES: dict[str, type[Quantizer]] = {"Uniform": Uniform, "Log": Log, "Twin": Twin}
 
 
 def _quantizer(form: tuple[str, int], buffers: State) -> Quantizer:
     kind, bits = form
-    return Uniform(bits, **buffers) if kind == "Uniform" else Log(bits, **buffers)
+    return _CLASSES[kind](bits, **buffers)
 
 
 def learn_(model: nn.Module) -> None:
     """Make every step size that is not yet learned a parameter."""
     for module in model.modules():
-        if isinstance(module, Uniform) and module.log_step is None:
+        if isinstance(module, Uniform | Twin) and module.log_step is None:
             module.learn_()
 
 

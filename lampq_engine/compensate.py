@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lampq_engine.fitting import Seen
 from lampq_engine.quantized import Quantized
-from lampq_engine.quantizers import Uniform, fake_quantize, fit_weight
+from lampq_engine.quantizers import Uniform, fake_quantize, fit_symmetric_weight, fit_weight
 from lampq_engine.tokens import mean, rows, second_moment
 from lampq_engine.types import FLOAT_BITS, Bits
 
@@ -81,7 +81,8 @@ def compensated(seen: Seen, bits: Bits, wanted: Tensor, how: str) -> Quantized:
     if bits.weights == FLOAT_BITS:
         made = goal
     else:
-        quantizer = fit_weight(goal, bits.weights, seen.search, moment if seen.by_output else None)
+        fit = fit_symmetric_weight if seen.spec.grid == "symmetric" else fit_weight
+        quantizer = fit(goal, bits.weights, seen.search, moment if seen.by_output else None)
         made = quantizer(goal) if how == "ridge" else round_with_feedback(goal, quantizer, moment, damp)
         column = (-1, *[1] * (seen.weight.dim() - 1))
         module.weight_quantizer = Uniform(bits.weights, quantizer.scale.view(column), quantizer.zero.view(column))

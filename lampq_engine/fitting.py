@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from lampq_engine.importance import Importance
 from lampq_engine.quantized import Quantized
-from lampq_engine.quantizers import Quantizer, Uniform, Values, fit_input, fit_log_context, fit_weight, values_of
+from lampq_engine.quantizers import (
+    Quantizer,
+    Uniform,
+    Values,
+    fit_input,
+    fit_log_context,
+    fit_symmetric_weight,
+    fit_weight,
+    values_of,
+)
 from lampq_engine.recipe import QuantizationSpec
 from lampq_engine.tokens import dense, mean, rows, second_moment, token_grads
 from lampq_engine.types import FLOAT_BITS, Bits, Layer
@@ -78,7 +87,9 @@ class Seen:
         """The name of the quantizer that the recipe wants for an input."""
         if self.is_softmax(place):
             return self.spec.softmax
-        return self.spec.gelu if self.layer.kind == "fc2" else "uniform"
+        if self.layer.kind == "fc2" and self.spec.gelu != "uniform":
+            return self.spec.gelu
+        return "symmetric" if self.spec.grid == "symmetric" else "uniform"
 
     def fit_inputs(self, bits: Bits) -> list[Quantizer | None]:
         """A quantizer for each input; None where one stays in float."""
@@ -95,7 +106,8 @@ class Seen:
         """The weight's quantizer; None for a matmul, and where the weight stays in float."""
         if self.layer.is_matmul or bits.weights == FLOAT_BITS:
             return None
-        return fit_weight(self.weight, bits.weights, self.search, self.gram)
+        fit = fit_symmetric_weight if self.spec.grid == "symmetric" else fit_weight
+        return fit(self.weight, bits.weights, self.search, self.gram)
 
 
 def input_widths(layer: Layer, bits: Bits) -> tuple[int, ...]:

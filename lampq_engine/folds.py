@@ -1,7 +1,8 @@
 """Exact rewrites of a (norm, linear) pair that make activations easier to quantize: x' = (x - shift) / scale.
 
 RepQ-ViT's reparameterisation, Mix-QViT's clipped variant and MPTQ-ViT's SQ-b are all this one rewrite; they differ in
-how scale and shift are chosen. A pair is only folded after a probe has shown that the model does not change.
+how scale and shift are chosen (`fold_rules`). A pair is only folded after a probe has shown that the model does not
+change.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lampq_engine.quantizers import fit_channels
 from lampq_engine.types import Layer
 
 EXACT = 1e-8  # largest relative change of the output, in float64, that counts as none
-SMALLEST = 1e-3  # of the mean scale: below it a channel is as good as constant and keeps scale 1
 
 
 @dataclass(frozen=True)
@@ -42,21 +41,6 @@ def fold_(norm: nn.LayerNorm, linears: Sequence[nn.Linear], scale: Tensor, shift
             linear.bias = nn.Parameter(torch.zeros_like(moved))
         linear.bias.add_(moved)
         linear.weight.mul_(scale.to(linear.weight))
-
-
-def repq(x: Tensor, bits: int, search: str = "mse") -> tuple[Tensor, Tensor]:
-    """RepQ-ViT's rule: scale and shift (C,) after which one range fits every channel of `x` (..., C).
-
-    Each channel's scale `s_c` and lower end `m_c` at `bits` are fitted; `r = s_c / mean(s)`, and the shift moves every
-    lower end to the common one. A constant channel (a LayerNorm gamma of 0, as in DeiT-Tiny) is left alone.
-    """
-    scale, low = fit_channels(x, bits, search)
-    common = scale.mean().clamp(min=1e-12)
-    ratio = scale / common
-    dead = ratio < SMALLEST
-    start = (low / scale)[~dead].mean().round() if not dead.all() else low.new_zeros(())
-    shift = low - ratio * start * common
-    return ratio.masked_fill(dead, 1.0), shift.masked_fill(dead, 0.0)
 
 
 def norm_pairs(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> list[Pair]:

@@ -24,11 +24,12 @@ from lampq_engine.errors import InputError
 from lampq_engine.files import write_bytes
 from lampq_engine.models import route_matmuls_
 from lampq_engine.quantized import Quantized, quantized_layers
-from lampq_engine.quantizers import Log, Quantizer, Uniform
+from lampq_engine.quantizers import Log, Quantizer, Twin, Uniform
 from lampq_engine.recipe import Recipe, to_toml
 from lampq_engine.types import FLOAT_BITS, Layer
 
 FORMAT = "lampq-packed-2"
+KINDS: dict[type[nn.Module], str] = {Uniform: "u", Log: "l", Twin: "t"}  # first character of an input's tag
 BUFFERS = ("scale", "zero", "log_step", "shift")
 
 
@@ -71,7 +72,7 @@ def _content(model: nn.Module, recipe: Recipe) -> tuple[dict[str, Tensor], dict[
             scales.append(quantizer.step.detach().flatten().float().cpu())
             zeros.append((2 * quantizer.zero).round().to(torch.int16).flatten().cpu())
             floats.pop(f"{name}.weight")
-        inputs += [_numbers(q) for q in module.input_quantizers if isinstance(q, Uniform | Log)]
+        inputs += [_numbers(q) for q in module.input_quantizers if isinstance(q, Uniform | Log | Twin)]
         tags = [_tag(q) for q in module.input_quantizers]
         table.append(_row(name, quantizer.bits if quantizer else FLOAT_BITS, tags))
     tensors = {
@@ -102,16 +103,17 @@ def _row(name: str, bits: int, tags: Sequence[str]) -> list[Any]:
 
 def _tag(quantizer: nn.Module) -> str:
     """The kind of an input's quantizer, its width, and its number of scales where that is not one: `u4x3`."""
-    if not isinstance(quantizer, Uniform | Log):
+    if not isinstance(quantizer, Uniform | Log | Twin):
         return ""
     count = quantizer.scale.numel()
-    return f"{'u' if isinstance(quantizer, Uniform) else 'l'}{quantizer.bits}" + (f"x{count}" if count > 1 else "")
+    return f"{KINDS[type(quantizer)]}{quantizer.bits}" + (f"x{count}" if count > 1 else "")
 
 
 def _numbers(quantizer: Quantizer) -> Tensor:
     if isinstance(quantizer, Log):
         return torch.cat([t.reshape(-1) for t in (quantizer.scale, quantizer.q, quantizer.shift)]).float().cpu()
-    return torch.cat([quantizer.step.detach().reshape(-1), quantizer.zero.reshape(-1)]).float().cpu()
+    offset = quantizer.ratio if isinstance(quantizer, Twin) else quantizer.zero
+    return torch.cat([quantizer.step.detach().reshape(-1), offset.reshape(-1)]).float().cpu()
 
 
 def _metadata(model: nn.Module, table: Sequence[list[Any]], recipe: Recipe) -> dict[str, str]:
@@ -209,7 +211,7 @@ def _restored(tag: str, numbers: Any) -> Quantizer:
 
     if tag[0] == "l":
         return Log(int(bits), number(), number(), number())
-    return Uniform(int(bits), number(), number())
+    return (Twin if tag[0] == "t" else Uniform)(int(bits), number(), number())
 
 
 def iter_split(tensor: Tensor) -> Any:

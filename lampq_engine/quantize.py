@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lampq_engine.attention_folds import Attention, attentions, fold_values_, linears, value_rule
 from lampq_engine.fitting import Seen, wrap
-from lampq_engine.folds import Pair, modules_of, norm_pairs, repq
+from lampq_engine.fold_rules import FOLD_RULES
+from lampq_engine.folds import Pair, modules_of, norm_pairs
 from lampq_engine.folds import fold_ as fold_norm_
 from lampq_engine.importance import importances
 from lampq_engine.journal import Report, silent
@@ -87,7 +88,8 @@ def fold_norms_(
     def see(name: str, inputs: tuple[Tensor, ...]) -> None:
         width = min(widths.get(linear, FLOAT_BITS) for linear in readers[name].linears)
         if width != FLOAT_BITS:
-            rules[name] = repq(inputs[0], width, "minmax" if spec.range == "minmax" else "mse")
+            weights = [linear.weight for linear in modules_of(model, readers[name])[1]]
+            rules[name] = FOLD_RULES[spec.fold](inputs[0], width, weights, spec)
 
     with watch_inputs(model, list(readers), see):
         model(images)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lampq_engine.quantizers import Log, Quantizer, Uniform
+from lampq_engine.quantizers import Log, Quantizer, Twin, Uniform
 
 
 class Quantized(nn.Module):
@@ -53,7 +53,7 @@ class Quantized(nn.Module):
 
 def quantizers_of(model: nn.Module) -> Iterator[Quantizer]:
     """Every fitted quantizer of a model."""
-    return (module for module in model.modules() if isinstance(module, Uniform | Log))
+    return (module for module in model.modules() if isinstance(module, Uniform | Log | Twin))
 
 
 def quantized_layers(model: nn.Module) -> dict[str, Quantized]:

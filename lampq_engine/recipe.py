@@ -38,7 +38,7 @@ class DataSpec:
             check(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 (all of them) or a positive number")
 
 
-METRICS = ("lampq", "fisher", "output", "harm", "random", "inverted")
+METRICS = ("lampq", "fisher", "output", "harm", "lrp", "mixqvit", "nuclear", "hessian", "random", "inverted")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class SensitivitySpec:
     base: float = setting(4.0, "gamma: factor by which harm falls with one more bit")
     per_parameter: bool = setting(False, "divide the Fisher trace by the number of weights (matters for Swin)")
     harm_images: int = setting(32, "calibration images on which the harm of each layer alone is measured")
+    baseline_bits: int = setting(4, "width of all other layers while Mix-QViT's sensitivity varies one")
+    varied_images: int = setting(16, "calibration images on which Mix-QViT's sensitivity is measured")
+    relevance_images: int = setting(32, "calibration images that relevance is propagated through, for lrp and mixqvit")
+    hessian_samples: int = setting(4, "random sign vectors for each Hessian trace")
     seed: int = setting(0, "seed of sampled labels and of the random control")
 
     def __post_init__(self) -> None:
@@ -61,6 +65,9 @@ class SensitivitySpec:
         check(1 <= self.probe_bits < FLOAT_BITS, "sensitivity.probe_bits", self.probe_bits, "a width from 1 to 31")
         check(self.base > 1, "sensitivity.base", self.base, "a number above 1")
         check(self.harm_images > 0, "sensitivity.harm_images", self.harm_images, "a positive number")
+        check(2 <= self.baseline_bits <= 8, "sensitivity.baseline_bits", self.baseline_bits, "a width from 2 to 8")
+        for name in ("varied_images", "relevance_images", "hessian_samples"):
+            check(getattr(self, name) > 0, f"sensitivity.{name}", getattr(self, name), "a positive number")
         check(self.probes >= 0, "sensitivity.probes", self.probes, "0 (all layers) or a positive number")
 
 
@@ -109,7 +116,7 @@ class Budgets:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
-SOLVERS = ("ilp", "uniform", "given")
+SOLVERS = ("ilp", "greedy", "uniform", "given")
 
 # Named ties: layers of these kinds in one block take the same widths.
 TIES: dict[str, tuple[Kind, ...]] = {
@@ -124,7 +131,17 @@ Tie = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class AllocationSpec:
-    solver: str = setting("ilp", "exact integer program, one width for every layer, or the widths given below", SOLVERS)
+    solver: str = setting(
+        "ilp",
+        "exact integer program, MPTQ-ViT's greedy descent, one width for every layer, or the widths given below",
+        SOLVERS,
+    )
+    greedy: str = setting(
+        "measured",
+        "what the greedy solver calls performance: the quantized model's KL to float, or the metric's table",
+        ("measured", "metric"),
+    )
+    greedy_images: int = setting(16, "calibration images the greedy solver measures on")
     uniform: Bits = setting(Bits(8, 8), "weight and activation width of the uniform allocation")
     budgets: Budgets = Budgets()
     menus: dict[Kind, Menu] = field(default_factory=default_menus, metadata={"help": "allowed widths by layer kind"})
@@ -140,6 +157,7 @@ class AllocationSpec:
         for tie in self.ties:
             named = tie in TIES if isinstance(tie, str) else len(tie) > 1 and all(isinstance(n, str) for n in tie)
             check(named, "allocation.ties", tie, f"one of {', '.join(TIES)}, or two or more layer names")
+        check(self.greedy_images > 0, "allocation.greedy_images", self.greedy_images, "a positive number")
         unknown = sorted(set(self.menus) - set(KINDS))
         check(not unknown, "allocation.menus", unknown, "only the kinds of layers " + ", ".join(KINDS))
 
@@ -160,7 +178,19 @@ class QuantizationSpec:
         "add each layer's mean output error on the calibration images to its bias, or keep the bias",
         ("correct", "keep"),
     )
-    fold: str = setting("repq", "rewrite after LayerNorm: RepQ-ViT's per-channel scales, or none", ("repq", "none"))
+    grid: str = setting(
+        "asymmetric",
+        "levels from least to greatest value; around zero (symmetric); or symmetric for weights only (PSAQ-ViT)",
+        ("asymmetric", "symmetric", "symmetric_weights"),
+    )
+    fold: str = setting(
+        "repq",
+        "rewrite after LayerNorm: RepQ-ViT's per-channel scales, the same with extreme channels clipped (Mix-QViT), "
+        "SmoothQuant with bias (MPTQ-ViT), or none",
+        ("repq", "clipped", "sq_b", "none"),
+    )
+    fold_strength: float = setting(0.5, "SQ-b's exponent: how much of a channel's spread the weights take over")
+    fold_clip: float = setting(2.0, "standard deviations around the mean scale at which the clipped fold clips")
     softmax: str = setting(
         "adalog",
         "quantizer after softmax: AdaLog's rational base, log-sqrt(2), uniform, or auto: AdaLog's or uniform, "
@@ -169,8 +199,9 @@ class QuantizationSpec:
     )
     gelu: str = setting(
         "auto",
-        "quantizer after GELU: AdaLog's shifted logarithm, uniform, or whichever has the least error in the output",
-        ("auto", "adalog", "uniform"),
+        "quantizer after GELU: AdaLog's shifted logarithm, uniform, auto: whichever of the two has the least error in "
+        "the output, or two regions whose steps differ by a power of two (MPTQ-ViT's OPT-m)",
+        ("auto", "adalog", "uniform", "opt_m"),
     )
     operands: str = setting(
         "head", "ranges of the attention matmuls' operands: one a head, or one for the tensor", ("head", "tensor")
@@ -196,12 +227,40 @@ class QuantizationSpec:
     )
     reconstruct_rate: float = setting(1e-4, "learning rate of the weights in block reconstruction")
     images: int = setting(32, "calibration images the quantizers are fitted on")
+    calibration: str = setting(
+        "real",
+        "everything is calibrated on the calibration images, or on images generated from the model alone (zero-shot)",
+        ("real", "generated"),
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
         check(self.reconstruct >= 0, "quantization.reconstruct", self.reconstruct, "0 (none) or a positive number")
         check(self.reconstruct_rate > 0, "quantization.reconstruct_rate", self.reconstruct_rate, "a positive number")
+        check(0 <= self.fold_strength <= 1, "quantization.fold_strength", self.fold_strength, "a number from 0 to 1")
+        check(self.fold_clip > 0, "quantization.fold_clip", self.fold_clip, "a positive number")
         check(self.images > 0, "quantization.images", self.images, "a positive number")
+
+
+@dataclass(frozen=True)
+class GenerationSpec:
+    """Calibration images made from the model alone (PSAQ-ViT), where the recipe calibrates on generated images."""
+
+    images: int = setting(32, "images to generate")
+    iterations: int = setting(500, "optimisation steps of each round")
+    rounds: int = setting(2, "rounds of the schedule; the second shifts images twice as far")
+    batch: int = setting(8, "images optimised together; each finished batch is kept and not made again")
+    learning_rate: float = setting(0.2, "peak learning rate of Adam (PSAQ-ViT: 0.2, Swin 0.25; less for digits)")
+    prior: float = setting(1.0, "weight of the class prior: cross-entropy to random labels")
+    variation: float = setting(0.05, "weight of the total variation's distance from natural images'")
+    flip: bool = setting(True, "random mirror images while optimising; not for digits")
+    seed: int = setting(0, "seed of starting noise and labels")
+
+    def __post_init__(self) -> None:
+        for name in ("images", "iterations", "rounds", "batch", "learning_rate"):
+            check(getattr(self, name) > 0, f"generation.{name}", getattr(self, name), "a positive number")
+        for name in ("prior", "variation"):
+            check(getattr(self, name) >= 0, f"generation.{name}", getattr(self, name), "0 or a positive number")
 
 
 @dataclass(frozen=True)
@@ -253,6 +312,7 @@ class Recipe:
     sensitivity: SensitivitySpec = SensitivitySpec()
     allocation: AllocationSpec = field(default_factory=AllocationSpec)
     quantization: QuantizationSpec = QuantizationSpec()
+    generation: GenerationSpec = GenerationSpec()
     update: UpdateSpec = UpdateSpec()
     training: TrainingSpec = TrainingSpec()
 

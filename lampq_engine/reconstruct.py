@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lampq_engine.importance import Importance
-from lampq_engine.quantizers import Uniform
+from lampq_engine.quantizers import Twin, Uniform
 from lampq_engine.stages import Call, outputs_of
 
 BATCH = 16  # images in a step
@@ -42,7 +42,7 @@ def reconstruct_(
     args, images = _joined(calls), len(wanted)
     before = _error(stage, calls, wanted, weights, scale)
     kept = {name: value.detach().clone() for name, value in stage.state_dict().items()}
-    quantizers = [module for module in stage.modules() if isinstance(module, Uniform)]
+    quantizers = [module for module in stage.modules() if isinstance(module, Uniform | Twin)]
     for quantizer in quantizers:
         quantizer.learn_()
     trained = [(parameter, parameter.requires_grad) for parameter in stage.parameters()]

@@ -13,9 +13,11 @@ from lampq_engine.types import Allocation, Sensitivity
 def metric_of(study: Study, recipe: Recipe) -> Sensitivity | None:
     """The sensitivity that a recipe's solver minimises, read from the study."""
     metric = recipe.sensitivity.metric
+    if recipe.quantization.calibration == "generated":
+        study = study.zero_shot
     wanted = "lampq" if metric == "inverted" else metric
     if wanted not in study.metrics:
-        if recipe.allocation.solver != "ilp":
+        if recipe.allocation.solver not in ("ilp", "greedy"):
             return None
         raise InputError(
             f"The study {study.name!r} has no sensitivity {wanted!r}",

@@ -92,6 +92,11 @@ class Study:
         return (self.path / name).is_file()
 
     @property
+    def zero_shot(self) -> Study:
+        """What was measured on generated images, apart from what was measured on real ones: sensitivities only."""
+        return Study(self.path / "generated")
+
+    @property
     def costs(self) -> CostModel:
         """The layers and what the packed file holds beside them."""
         return self._value("layers.json", costs_of)

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page
 from lampq_engine.report import as_html
 from lampq_engine.store import open_study
 
-PAGES = ("study", "sensitivity", "allocation", "refine", "compare", "present", "jobs")
+PAGES = ("study", "sensitivity", "allocation", "refine", "compare", "methods", "present", "jobs")
 THEMES = ("light", "dark")
 TALLEST = 2600
 

@@ -9,9 +9,11 @@ import timm
 import torch
 from torch import nn
 
-from lampq_engine.folds import Pair, fold_, modules_of, norm_pairs, repq
+from lampq_engine.fold_rules import FOLD_RULES, clipped, repq, sq_b
+from lampq_engine.folds import Pair, fold_, modules_of, norm_pairs
 from lampq_engine.models import route_matmuls_, survey
 from lampq_engine.quantizers import fit_tensor
+from lampq_engine.recipe import QuantizationSpec
 
 
 def random_model(name: str, **settings: object) -> tuple[nn.Module, torch.Tensor]:
@@ -27,6 +29,7 @@ SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_head
 SWIN = {"img_size": 64, "patch_size": 4, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4)}
 
 
+@pytest.mark.parametrize("rule", FOLD_RULES)
 @pytest.mark.parametrize(
     ("name", "settings", "pairs"),
     [
@@ -36,7 +39,7 @@ SWIN = {"img_size": 64, "patch_size": 4, "window_size": 4, "embed_dim": 16, "dep
         ("swin_tiny_patch4_window7_224", SWIN, 9),  # two per block and one per reduction
     ],
 )
-def test_repq_fold_is_exact_in_float64(name: str, settings: dict[str, object], pairs: int) -> None:
+def test_fold_is_exact_in_float64(name: str, settings: dict[str, object], pairs: int, rule: str) -> None:
     model, image = random_model(name, **settings)
     layers = survey(model, image)
     found = norm_pairs(model, layers, image)
@@ -47,7 +50,7 @@ def test_repq_fold_is_exact_in_float64(name: str, settings: dict[str, object], p
         for pair in found:
             norm, linears = modules_of(model, pair)
             x = torch.randn(2, 7, norm.normalized_shape[-1], dtype=torch.float64) * 3
-            scale, shift = repq(norm(x), 4)
+            scale, shift = FOLD_RULES[rule](norm(x), 4, [linear.weight for linear in linears], QuantizationSpec())
             fold_(norm, linears, scale.double(), shift.double())
         after = model(image)
     assert float((before - after).abs().max()) <= 1e-12 * float(before.abs().max())
@@ -73,6 +76,42 @@ def test_repq_equalises_channels() -> None:
     ours = (fit_tensor(folded, 4)(folded) - folded) * scale
     narrow = spread < 1
     assert float(ours[:, narrow].square().mean()) < 0.1 * float(plain[:, narrow].square().mean())
+
+
+def test_clipped_saturates_extreme_channels_only() -> None:
+    """One channel of 50 times the spread stretches RepQ-ViT's common scale; the clipped rule bounds it."""
+    x = torch.randn(2000, 24, generator=torch.Generator().manual_seed(0))
+    x[:, 5] *= 50
+    scale, _ = clipped(x, 4, spread=2.0)
+    plain, _ = repq(x, 4)
+    assert float(plain[5]) / float(plain.median()) > 30
+    assert float(scale[5]) / float(scale.median()) < 0.6 * float(plain[5]) / float(plain.median())
+    others = [c for c in range(24) if c != 5]
+    torch.testing.assert_close(scale[others] / scale[others].mean(), plain[others] / plain[others].mean())
+    torch.testing.assert_close(clipped(x, 4, spread=1e6)[0], plain)
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.5, 0.8])
+def test_sq_b_centres_channels_and_follows_the_formula(strength: float) -> None:
+    """MPTQ-ViT 2.1: after the fold the mean of every channel is 0, and eps is SmoothQuant's on centred values."""
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 24, generator=source) * torch.logspace(-1, 1, 24) + torch.randn(24, generator=source) * 5
+    weights = [torch.randn(8, 24, generator=source), torch.randn(6, 24, generator=source)]
+    scale, shift = sq_b(x, weights, strength)
+    assert float(((x - shift) / scale).mean(0).abs().max()) < 1e-4
+    reach = (x - x.mean(0)).abs().amax(0)
+    weight = torch.maximum(weights[0].abs().amax(0), weights[1].abs().amax(0))
+    torch.testing.assert_close(scale, reach**strength / weight ** (1 - strength))
+
+
+@pytest.mark.parametrize("rule", FOLD_RULES)
+def test_every_rule_leaves_constant_channels_alone(rule: str) -> None:
+    x = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+    x[:, 3] = 0.25
+    scale, shift = FOLD_RULES[rule](x, 4, [torch.ones(2, 6)], QuantizationSpec())
+    assert float(scale[3]) == 1.0
+    assert torch.isfinite(shift).all()
+    assert (scale > 0).all()
 
 
 def test_constant_channels_are_left_alone() -> None:

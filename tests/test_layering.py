@@ -28,6 +28,7 @@ TORCH_FREE = [
     "controls",
     "files",
     "journal",
+    "greedy",
     "update",
     "records",
     "store",
@@ -44,6 +45,7 @@ TORCH_FREE = [
 ]
 TORCH = [
     "quantizers",
+    "fold_rules",
     "folds",
     "data",
     "models",
@@ -61,6 +63,7 @@ TORCH = [
     "checkpoint",
     "finetune",
     "sensitivity",
+    "zero_shot",
     "pack",
     "builtin",
     "steps",

@@ -42,7 +42,9 @@ def swin() -> nn.Module:
     return model.eval()
 
 
-def quantized(model: nn.Module, size: tuple[int, ...]) -> tuple[nn.Module, list[Layer], torch.Tensor, dict[str, Bits]]:
+def quantized(
+    model: nn.Module, size: tuple[int, ...], spec: QuantizationSpec
+) -> tuple[nn.Module, list[Layer], torch.Tensor, dict[str, Bits]]:
     images = torch.randn(6, *size, generator=torch.Generator().manual_seed(0))
     route_matmuls_(model, images[:1])
     layers = list(survey(model, images[:1]))
@@ -51,15 +53,22 @@ def quantized(model: nn.Module, size: tuple[int, ...]) -> tuple[nn.Module, list[
     bits[layers[1].name], bits[layers[5].name] = Bits(32, 32), Bits(4, 32)
     folds = folds_of(model, layers, images[:1])
     result = copy.deepcopy(model)
-    quantize_(result, layers, bits, images, spec=QuantizationSpec(images=6), folds=folds)
+    quantize_(result, layers, bits, images, spec=spec, folds=folds)
     return result.eval(), layers, images, bits
 
 
+MPTQ = QuantizationSpec(images=6, fold="sq_b", gelu="opt_m", grid="symmetric")
+PSAQ = QuantizationSpec(images=6, fold="none", grid="symmetric_weights", range="minmax", bias="keep", softmax="uniform")
+
+
+@pytest.mark.parametrize("spec", [QuantizationSpec(images=6), MPTQ, PSAQ], ids=["plain", "mptq", "psaq"])
 @pytest.mark.parametrize(("make", "size"), [(lambda: load_model("builtin"), (1, 32, 32)), (swin, (3, 64, 64))])
-def test_loads_back_to_the_same_logits(make: object, size: tuple[int, ...], tmp_path: Path) -> None:
+def test_loads_back_to_the_same_logits(
+    make: object, size: tuple[int, ...], spec: QuantizationSpec, tmp_path: Path
+) -> None:
     model = make()  # type: ignore[operator]
     plain = copy.deepcopy(model)
-    simulated, layers, images, bits = quantized(model, size)
+    simulated, layers, images, bits = quantized(model, size, spec)
     path = tmp_path / "packed.safetensors"
     written = write_packed(path, simulated, Recipe())
     loaded = load_packed(path)
@@ -76,7 +85,7 @@ def test_loads_back_to_the_same_logits(make: object, size: tuple[int, ...], tmp_
 
 def test_foreign_and_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "packed.safetensors"
-    simulated, *_ = quantized(load_model("builtin"), (1, 32, 32))
+    simulated, *_ = quantized(load_model("builtin"), (1, 32, 32), PSAQ)
     write_packed(path, simulated, Recipe())
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"packed\.safetensors is not a whole safetensors file"):

@@ -12,11 +12,15 @@ from lampq_engine.quantizers import (
     INPUT_FITS,
     Log,
     Quantizer,
+    Twin,
     Uniform,
     fit_channels,
     fit_input,
     fit_log_context,
+    fit_symmetric,
+    fit_symmetric_weight,
     fit_tensor,
+    fit_twin,
     fit_weight,
     values_of,
 )
@@ -30,6 +34,10 @@ def gaussian(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
+def after_gelu() -> Tensor:
+    return torch.nn.functional.gelu(gaussian(64, 48) * 2)
+
+
 FITS = {
     "weight": lambda bits: (fit_weight(gaussian(16, 48), bits), gaussian(16, 48)),
     "tensor": lambda bits: (fit_tensor(gaussian(64, 48), bits), gaussian(64, 48)),
@@ -37,6 +45,10 @@ FITS = {
     "heads": lambda bits: (fit_tensor(gaussian(4, 3, 20, 8), bits, heads=3), gaussian(4, 3, 20, 8)),
     "context": lambda bits: (fit_log_context(probabilities(), gaussian(4, 3, 20, 8), bits), probabilities()),
     "gelu": lambda bits: (fit_input(gelu(), bits, name="adalog"), gelu()),
+    "symmetric weight": lambda bits: (fit_symmetric_weight(gaussian(16, 48), bits), gaussian(16, 48)),
+    "symmetric": lambda bits: (fit_symmetric(gaussian(64, 48), bits), gaussian(64, 48)),
+    "symmetric output": lambda bits: (fit_symmetric(gaussian(64, 48), bits, "mse", torch.rand(48)), gaussian(64, 48)),
+    "opt_m": lambda bits: (fit_twin(after_gelu(), bits), after_gelu()),
     "log_sqrt2": lambda bits: (fit_input(probabilities(), bits, name="log_sqrt2"), probabilities()),
     "auto": lambda bits: (fit_input(probabilities(), bits, name="auto"), probabilities()),
 }
@@ -74,6 +86,33 @@ def test_error_falls_with_bits(name: str) -> None:
     # A log grid stops improving once it reaches its smallest value: its steps stay sqrt(2) apart.
     slack = 1.0 + 1e-6
     assert all(wide <= narrow * slack for narrow, wide in itertools.pairwise(errors))
+
+
+def test_opt_m_finds_the_best_ratio() -> None:
+    """MPTQ-ViT 2.2 against brute force over m, and better than one uniform grid on values after GELU."""
+    x = after_gelu()
+    for bits in (3, 4, 6):
+        found = fit_twin(x, bits, "minmax")
+        step = 0.16997 / 2 ** (bits - 1)
+        errors = {m: error(Twin(bits, torch.tensor(step), torch.tensor(float(m))), x) for m in range(-5, 25)}
+        assert int(found.ratio) == min(errors, key=lambda m: errors[m])
+        assert float(found.ratio) == int(found.ratio)
+        assert error(fit_twin(x, bits), x) <= errors[int(found.ratio)]
+    assert error(fit_twin(x, 4), x) < error(fit_symmetric(x, 4), x)
+
+
+def test_twin_levels_follow_the_formula() -> None:
+    twin = Twin(3, torch.tensor(0.04), torch.tensor(3.0))
+    x = torch.tensor([-1.0, -0.09, -0.05, -0.01, 0.0, 0.1, 0.3, 0.5, 9.0])
+    expected = torch.tensor([-0.12, -0.08, -0.04, 0.0, 0.0, 0.0, 0.32, 0.64, 0.96])
+    torch.testing.assert_close(twin(x), expected)
+
+
+def test_symmetric_levels_centre_on_zero() -> None:
+    weight = gaussian(16, 48) + 0.5
+    for fit in (fit_symmetric_weight(weight, 4), fit_symmetric(weight, 4)):
+        assert (fit.zero == 8).all()
+    assert float(fit_symmetric_weight(weight, 4, "minmax")(weight).abs().amax(1).sub(weight.abs().amax(1)).max()) < 1e-5
 
 
 def test_uniform_error_falls_fourfold_per_bit() -> None:
@@ -188,7 +227,7 @@ def test_gradient_passes_straight_through(name: str) -> None:
     quantizer = fit_input(x, 4, name=name)
     quantizer(x).sum().backward()
     assert x.grad is not None
-    assert set(x.grad.unique().tolist()) <= {0.0, 1.0}
+    assert {round(g, 5) for g in x.grad.unique().tolist()} <= {0.0, 1.0}
     assert float(x.grad.mean()) > 0.2
 
 

@@ -10,6 +10,7 @@ from lampq_engine.allocate import allocate
 from lampq_engine.commands.request import read_recipe, shipped_recipes
 from lampq_engine.controls import random_scores
 from lampq_engine.cost import CostModel
+from lampq_engine.greedy import by_table, greedy
 from lampq_engine.recipe import from_toml, to_toml
 from lampq_engine.types import Bits, Layer
 
@@ -34,6 +35,8 @@ def test_recipe_reads_and_allocates(path: Path) -> None:
     assert from_toml(to_toml(recipe)) == recipe
     pairs = [Bits(w, a) for w in range(1, 9) for a in range(1, 9)]
     table = random_scores(LAYERS, pairs, base=4.0, seed=0)
-    found = allocate(CostModel(LAYERS, 1000), table, recipe.allocation)
+    costs, spec = CostModel(LAYERS, 1000), recipe.allocation
+    solved = allocate if spec.solver != "greedy" else lambda *_: greedy(costs, by_table(costs, table, spec), spec)
+    found = solved(costs, table, spec)
     asked = recipe.allocation.budgets.mean_bits or recipe.allocation.uniform.weights
     assert asked - 0.3 < found.cost.mean_bits <= asked + 1e-9

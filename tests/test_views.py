@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from synthetic_study import make_study
 
 from lampq_engine import jobs
+from lampq_engine.files import write_json
 from lampq_engine.jobs import Job
 from lampq_engine.recipe import Budgets, ModelSpec, Recipe, from_toml, to_toml
 from lampq_engine.store import Study
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "app"))  # as Streamlit does 
 from history import History
 
 MAIN = str(Path(__file__).parents[1] / "app" / "main.py")
-VIEWS = ("study", "sensitivity", "allocation", "refine", "compare", "present", "jobs")
+VIEWS = ("study", "sensitivity", "allocation", "refine", "compare", "methods", "present", "jobs")
 
 Started = list[tuple[str, list[str]]]
 
@@ -253,3 +254,19 @@ def test_a_removed_trial_leaves_the_pages_whole(studies: Path) -> None:
     shutil.rmtree(study.path / "trials" / "mixed-2-5")
     page.run()
     assert not page.exception
+
+
+def test_the_methods_page_says_how_to_fill_itself_and_shows_what_was_compared(studies: Path) -> None:
+    study = make_study(studies)
+    page = opened("methods")
+    assert "have not been compared" in page.info[0].value
+    assert "lampq_engine methods --study" in page.code[0].value
+    rows = [
+        {"method": "LampQ", "engine": "same", "mean_bits": 2.5, "trial": "mixed-2-5"},
+        {"method": "Control: random", "engine": "same", "mean_bits": 2.5, "trial": "random-2-5"},
+        {"method": "Gone", "engine": "own", "mean_bits": 2.5, "trial": "deleted"},
+    ]
+    write_json(study.path / "methods.json", {"rows": rows})
+    table = opened("methods").dataframe[0].value
+    assert list(table["method"]) == ["LampQ", "Control: random"]
+    assert (table["low"] < table["top-1"]).all()

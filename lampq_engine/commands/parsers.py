@@ -12,12 +12,14 @@ from lampq_engine.recipe import (
     AllocationSpec,
     Budgets,
     DataSpec,
+    GenerationSpec,
     ModelSpec,
     SensitivitySpec,
     TrainingSpec,
     UpdateSpec,
 )
 
+EXTRA_METRICS = ("lrp", "mixqvit", "nuclear", "hessian")
 EPILOG = "Give --json for a machine-readable result. Studies live in $LAMPQ_STUDIES, else in ./studies."
 
 
@@ -42,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
     _model_and_data(one)
     _study(one, required=False)
     _settings(one, SensitivitySpec, skip=("metric", "seed"))
+    one.add_argument(
+        "--also", action="append", default=[], choices=EXTRA_METRICS, help="a further metric to measure (repeatable)"
+    )
     one.add_argument("--quick", action="store_true", help="leave out the metrics that take longest: output, harm")
     one = command("sensitivity", "print a study's sensitivities, most sensitive layer first")
     _study(one)
@@ -73,6 +78,16 @@ def parser() -> argparse.ArgumentParser:
     one = command("controls", "uniform, random and inverted trials at a recipe's budget", device=True)
     _study(one)
     _recipe(one)
+    one = command("generate", "make calibration images from a study's model alone (zero-shot)", device=True)
+    _study(one)
+    _settings(one, GenerationSpec)
+    one = command("methods", "every published system at the same budgets, with one engine and its own", device=True)
+    _study(one)
+    _recipe(one)
+    one.add_argument("--at", type=float, action="append", metavar="BITS", help="mean bits to compare at (repeatable)")
+    one.add_argument(
+        "--greedy", action=argparse.BooleanOptionalAction, default=True, help="with MPTQ-ViT's greedy descent (minutes)"
+    )
     one = command("refine", "trade bits between layers while accuracy on the calibration images rises", device=True)
     _study(one)
     _trial(one)

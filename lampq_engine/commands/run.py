@@ -18,7 +18,7 @@ from lampq_engine.errors import InputError
 from lampq_engine.files import write_bytes
 from lampq_engine.journal import Report
 from lampq_engine.plain import to_plain
-from lampq_engine.recipe import Recipe, SensitivitySpec, TrainingSpec, UpdateSpec, to_toml
+from lampq_engine.recipe import GenerationSpec, Recipe, SensitivitySpec, TrainingSpec, UpdateSpec, to_toml
 from lampq_engine.store import Study, create_study, discard_empty, list_studies, open_study
 
 
@@ -48,9 +48,8 @@ def analyse(options: argparse.Namespace, report: Report) -> Result:
 
     spec = settings(SensitivitySpec(), options)
     with _created(Recipe(model=model_spec(options), data=data_spec(options)), options.study) as study:
-        loaded = step(
-            study, spec=spec, also=() if options.quick else LONG_METRICS, between=options.pass_on, report=report
-        )
+        also = (*(() if options.quick else LONG_METRICS), *options.also)
+        loaded = step(study, spec=spec, also=also, between=options.pass_on, report=report)
     found = study.float_evaluation
     lines = [f"study {study.name}: {len(loaded.layers)} layers, float {evaluation_text(found)}"]
     lines += [f"skipped {text}" for text in loaded.data.skipped]
@@ -154,6 +153,41 @@ def controls(options: argparse.Namespace, report: Report) -> Result:
     return Result(table(rows), rows, trials[-1].id if trials else "")
 
 
+def generate(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine import steps
+
+    study = open_study(options.study)
+    spec = settings(GenerationSpec(), options)
+    loaded = steps.load(study.model, study.data, report=report)
+    made = steps.generate(study, loaded, spec, report)
+    first, last = made.curve[0], made.curve[-1]
+    text = (
+        f"{len(made.images)} images in {made.seconds:.0f} s, loss {first['loss']:.4g} to {last['loss']:.4g}, "
+        f"patch entropy {first['entropy']:.4g} to {last['entropy']:.4g}; previews in {made.path}"
+    )
+    return Result(text, {"images": len(made.images), "seconds": made.seconds, "curve": made.curve})
+
+
+def methods(options: argparse.Namespace, report: Report) -> Result:
+    from lampq_engine.steps import compare_methods
+
+    study, recipe = _request(options)
+    budgets = options.at or [recipe.allocation.budgets.mean_bits or 4.0]
+    done = compare_methods(study, recipe, budgets, greedy=options.greedy, report=report)
+    rows = [
+        {
+            "method": entry.method,
+            "engine": entry.engine,
+            "mean bits": entry.mean_bits,
+            **{k: v for k, v in trial_row(trial, study).items() if k in ("top1", "low", "high", "drop", "images")},
+            "seconds": trial.seconds,
+            "trial": trial.id,
+        }
+        for entry, trial in done
+    ]
+    return Result(table(rows), rows, done[-1][1].id)
+
+
 def refine(options: argparse.Namespace, report: Report) -> Result:
     from lampq_engine.steps import refine as step
 
@@ -176,9 +210,11 @@ def run(options: argparse.Namespace, report: Report) -> Result:
     recipe = read_recipe(options.file)
     any_weights = replace(recipe, model=replace(recipe.model, hash=""))
     with nullcontext(open_study(options.study)) if options.study else _created(any_weights) as study:
-        loaded = steps.analyse(
-            study, spec=replace(recipe.sensitivity, metric="lampq"), also=(recipe.sensitivity.metric,), report=report
-        )
+        spec, metric = replace(recipe.sensitivity, metric="lampq"), recipe.sensitivity.metric
+        if recipe.quantization.calibration == "generated":
+            loaded = steps.load(study.model, study.data, report=report)
+        else:
+            loaded = steps.analyse(study, spec=spec, also=(metric,), report=report)
     plain = replace(recipe, update=UpdateSpec(), training=TrainingSpec())
     trial = steps.quantize(study, plain, title=recipe.title, loaded=loaded, report=report)
     if recipe.update.steps:

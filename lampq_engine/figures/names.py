@@ -35,6 +35,10 @@ METRIC_NAMES = {
     "lampq": "Type-aware (LampQ)",
     "output": "Output Fisher",
     "harm": "Measured harm",
+    "lrp": "Relevance (LRP-QViT)",
+    "mixqvit": "Relevance x change (Mix-QViT)",
+    "nuclear": "Nuclear norm (VT-PTQ)",
+    "hessian": "Hessian (HAWQ-V3)",
     "random": "Random",
     "inverted": "Inverted",
 }
@@ -44,6 +48,10 @@ METRIC_SHORT = {
     "lampq": "LampQ",
     "output": "Output",
     "harm": "Harm",
+    "lrp": "LRP",
+    "mixqvit": "Mix-QViT",
+    "nuclear": "VT-PTQ",
+    "hessian": "HAWQ-V3",
     "random": "Random",
     "inverted": "Inverted",
 }
@@ -54,6 +62,11 @@ METRIC_HELP = {
     "output": "The real error of each layer's output at each width, weighed by how sharply the prediction bends there "
     "(second order).",
     "harm": "Each layer is quantized alone and the change of the model's prediction is measured (KL divergence).",
+    "lrp": "How much of a prediction passes through each layer: the share of relevance at its input.",
+    "mixqvit": "The share of relevance times how the prediction changes when one side of one layer changes width while "
+    "all others stay at a baseline width.",
+    "nuclear": "Nuclear norm of the layer's features times the squared error that quantization makes in its output.",
+    "hessian": "Mean curvature of the loss in a layer's weights (Hutchinson) times their squared quantization error.",
     "random": "Scores that know nothing of the model: a control that every metric must beat.",
     "inverted": "The ranking turned upside down: a control that should do worst.",
 }

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from lampq_engine.quantizers.log import GELU_SHIFT, Log, R, fit_log
+from lampq_engine.quantizers.symmetric import fit_symmetric_values
+from lampq_engine.quantizers.twin import Twin, fit_twin_values
 from lampq_engine.quantizers.uniform import Uniform, fit_values
 from lampq_engine.quantizers.values import Values, values_of
 
-Quantizer = Uniform | Log
+Quantizer = Uniform | Log | Twin
 
-INPUT_FITS = ("uniform", "log_sqrt2", "adalog", "auto")
+INPUT_FITS = ("uniform", "symmetric", "opt_m", "log_sqrt2", "adalog", "auto")
 
 
 @torch.no_grad()
@@ -23,6 +25,10 @@ def fit_input(x: Tensor | Values, bits: int, *, name: str = "uniform", search: s
     anything else, and one histogram a head, is rounded uniformly.
     """
     values = values_of(x) if isinstance(x, Tensor) else x
+    if name == "symmetric":
+        return fit_symmetric_values(values, bits, search)
+    if name == "opt_m":
+        return fit_twin_values(values, bits, search)
     shift = log_shift(values)
     if name == "uniform" or shift is None:
         return fit_values(values, bits, search)

@@ -34,7 +34,7 @@ def sweep(
     model's own prediction (`sampled`), so that gradients of different images never mix.
     """
     source, device, done = torch.Generator().manual_seed(seed), device_of(model), 0
-    with _frozen(model), _hooked(model, names, see) as size:
+    with frozen(model), _hooked(model, names, see) as size:
         for x, y in images.batches(batch):
             size[0] = len(x)
             with torch.enable_grad():
@@ -51,7 +51,7 @@ def _sample(logits: Tensor, source: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode and no parameter gradients for a while."""
     training, wanted = model.training, [(p, p.requires_grad) for p in model.parameters()]
     model.eval()

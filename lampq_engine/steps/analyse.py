@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,18 +17,25 @@ from lampq_engine.evaluate import score
 from lampq_engine.files import key_of, once, write_bytes, write_json
 from lampq_engine.journal import Report, silent
 from lampq_engine.plain import to_plain
-from lampq_engine.recipe import QuantizationSpec, SensitivitySpec
+from lampq_engine.recipe import QuantizationSpec, Recipe, SensitivitySpec
 from lampq_engine.records import sensitivity_plain
 from lampq_engine.sensitivity import (
     TypeFactor,
     fisher_sensitivity,
     fisher_traces,
+    hessian_sensitivity,
+    hessian_traces,
     lampq_sensitivity,
+    lrp_sensitivity,
     measured_harm,
+    mixqvit_sensitivity,
+    nuclear_sensitivity,
     output_fisher,
     type_factors,
 )
 from lampq_engine.sensitivity.fisher import PAIRS
+from lampq_engine.steps.explain import relevance_of
+from lampq_engine.steps.generate import zero_shot
 from lampq_engine.steps.loaded import Loaded, float_logits, load, versions
 from lampq_engine.store import Study
 from lampq_engine.types import Bits, Sensitivity
@@ -43,6 +52,7 @@ def analyse(
     quantization: QuantizationSpec | None = None,
     also: Collection[str] = LONG_METRICS,
     between: Callable[[], None] = lambda: None,
+    loaded: Loaded | None = None,
     report: Report = silent,
 ) -> Loaded:
     """Survey, float accuracy, Fisher and type factors of a study, and the longer metrics named in `also`.
@@ -54,7 +64,7 @@ def analyse(
     Returns the loaded model and data, so that a caller can go on with them.
     """
     spec, quantization = spec or study.sensitivity_spec, quantization or QuantizationSpec()
-    loaded = load(study.model, study.data, report=report)
+    loaded = loaded or load(study.model, study.data, report=report)
     if len(loaded.data.calibration) < LEAST_IMAGES:
         raise InputError(
             f"There are {len(loaded.data.calibration)} calibration images",
@@ -72,6 +82,25 @@ def analyse(
 
     _long_metrics(study, loaded, spec, quantization, also, patient)
     return loaded
+
+
+def analyse_generated(study: Study, recipe: Recipe, loaded: Loaded | None = None, *, report: Report = silent) -> Loaded:
+    """The study's model with generated images to calibrate on, and the recipe's metric measured on those alone.
+
+    Only the float accuracy is measured on real images, those of validation. What is measured lies beside the images,
+    in the study's folder `generated`, and never stands in for what was measured on real images.
+    """
+    loaded = loaded or load(study.model, study.data, report=report)
+    spec = replace(recipe.sensitivity, metric="lampq")
+    if not study.has("layers.json"):
+        _record(study, loaded, spec)
+    logits = float_logits(study, loaded, "validation", report=report)
+    once(study.path / "float.json", loaded.key, lambda: to_plain(score(logits, loaded.data.validation.labels)))
+    made = zero_shot(study, loaded, recipe.generation, report)
+    if recipe.allocation.solver in ("ilp", "greedy"):
+        _sensitivities(study.zero_shot, made, spec, QuantizationSpec(), report)
+        _long_metrics(study.zero_shot, made, spec, QuantizationSpec(), (recipe.sensitivity.metric,), report)
+    return made
 
 
 def _record(study: Study, loaded: Loaded, spec: SensitivitySpec) -> None:
@@ -166,8 +195,8 @@ def _long_metrics(
                 report=report,
             ),
         )
+    few = images.subset(range(min(spec.harm_images, len(images))))
     if "harm" in also:
-        few = images.subset(range(min(spec.harm_images, len(images))))
         pairs_of_bits = [Bits(b, b) for b in HARM_WIDTHS]
         keep(
             "harm",
@@ -181,6 +210,41 @@ def _long_metrics(
                 report=report,
             ),
         )
+
+    if "lrp" in also:
+        keep("lrp", lambda: lrp_sensitivity(relevance_of(study, loaded, spec, report), spec.base))
+    if "mixqvit" in also:
+        keep(
+            "mixqvit",
+            lambda: mixqvit_sensitivity(
+                loaded.copy(),
+                layers,
+                images.subset(range(min(spec.varied_images, len(images)))),
+                relevance_of(study, loaded, spec, report),
+                baseline=spec.baseline_bits,
+                widths=HARM_WIDTHS,
+                quantization=quantization,
+                folds=loaded.folds,
+                report=report,
+            ),
+        )
+    if "nuclear" in also:
+        keep(
+            "nuclear",
+            lambda: nuclear_sensitivity(
+                loaded.copy(),
+                layers,
+                few,
+                widths=HARM_WIDTHS,
+                quantization=quantization,
+                folds=loaded.folds,
+                report=report,
+            ),
+        )
+    if "hessian" in also:
+        samples, seed = spec.hessian_samples, spec.seed
+        traces = partial(hessian_traces, loaded.copy(), layers, few, samples=samples, seed=seed, report=report)
+        keep("hessian", lambda: hessian_sensitivity(loaded.model, layers, traces(), len(few), HARM_WIDTHS))
 
 
 def _traces(study: Study, loaded: Loaded, spec: SensitivitySpec, report: Report) -> dict[str, Tensor]:

@@ -58,6 +58,12 @@ def finetune(
             expected="a trial that was quantized or refined",
             todo="Train its parent with more epochs",
         )
+    if trial.recipe.quantization.calibration == "generated":
+        raise InputError(
+            f"The trial {trial.title!r} is calibrated on generated images and would train on real ones",
+            expected="a trial that may see real images",
+            todo="Train one whose recipe calibrates on real images",
+        )
     loaded = loaded or analyse(study, also=(), report=report)
     recipe = replace(trial.recipe, training=training)
     name = trial_id(recipe, trial.id, "finetune")

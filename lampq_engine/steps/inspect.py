@@ -19,7 +19,8 @@ from lampq_engine.allocate import uniform
 from lampq_engine.errors import InputError
 from lampq_engine.files import once
 from lampq_engine.fitting import Seen, wrap
-from lampq_engine.folds import fold_, modules_of, repq
+from lampq_engine.fold_rules import repq
+from lampq_engine.folds import fold_, modules_of
 from lampq_engine.inspection import (
     Channel,
     ImageView,

@@ -101,7 +101,7 @@ def load(model: ModelSpec, data: DataSpec, *, report: Report = silent) -> Loaded
     )
     report("survey")
     torch.manual_seed(0)
-    probe = images.calibration.batch([0])
+    probe = torch.randn(example.shape)  # no image: what is zero-shot must not have seen one
     layers = tuple(survey(net, probe))
     folds = folds_of(net, layers, probe)
     costs = CostModel(layers, fixed_bytes(net, layers))

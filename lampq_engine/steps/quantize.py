@@ -17,9 +17,10 @@ from lampq_engine.pack import write_packed
 from lampq_engine.plain import to_plain
 from lampq_engine.quantize import quantize_
 from lampq_engine.recipe import Budgets, Recipe, SensitivitySpec
-from lampq_engine.solve import check_recipe, solve
-from lampq_engine.steps.analyse import analyse
+from lampq_engine.solve import check_recipe
+from lampq_engine.steps.analyse import analyse, analyse_generated
 from lampq_engine.steps.flips import keep_flips
+from lampq_engine.steps.greedy import allocation_for
 from lampq_engine.steps.loaded import Loaded, float_logits, versions
 from lampq_engine.store import Study, Trial, write_trial
 from lampq_engine.types import Allocation, Bits
@@ -56,10 +57,12 @@ def quantize(
     report: Report = silent,
 ) -> Trial:
     """Solve, quantize, measure on the validation images, pack; an equal trial that is there already is returned."""
+    if recipe.quantization.calibration == "generated":
+        loaded = analyse_generated(study, recipe, loaded, report=report)
     loaded = loaded or analyse(study, spec=_spec_of(recipe), also=(recipe.sensitivity.metric,), report=report)
     check_recipe(study, recipe)
     recipe = realised(study, recipe, loaded)
-    allocation = solve(study, recipe)
+    allocation = allocation_for(study, recipe, loaded, report=report)
     name = trial_id(recipe, to_plain(dict(allocation.bits)))
     if (found := finished(study, name)) is not None:
         return found
@@ -144,6 +147,10 @@ def describe(recipe: Recipe, allocation: Allocation) -> str:
         "fisher": "Raw Fisher",
         "output": "Output Fisher",
         "harm": "Measured harm",
+        "lrp": "Relevance",
+        "mixqvit": "Mix-QViT",
+        "nuclear": "Nuclear norm (VT-PTQ)",
+        "hessian": "Hessian (HAWQ-V3)",
         "random": "Random",
         "inverted": "Inverted",
     }
@@ -154,6 +161,8 @@ def describe(recipe: Recipe, allocation: Allocation) -> str:
         "gbops": "GBOPs",
     }
     budgets = ", ".join(f"{value:.4g} {units[name]}" for name, value in spec.budgets.given().items())
+    if spec.solver == "greedy":
+        return f"Greedy at {budgets or 'no budget'}"
     return f"{names[recipe.sensitivity.metric]} at {budgets or 'no budget'}"
 
 

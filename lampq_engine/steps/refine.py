@@ -20,7 +20,7 @@ from lampq_engine.quantize import watch_inputs
 from lampq_engine.quantized import quantized_layers
 from lampq_engine.recipe import Recipe, UpdateSpec
 from lampq_engine.solve import metric_of
-from lampq_engine.steps.analyse import analyse
+from lampq_engine.steps.analyse import analyse, analyse_generated
 from lampq_engine.steps.loaded import Loaded, float_logits
 from lampq_engine.steps.quantize import build, finished, measure, trial_id
 from lampq_engine.store import Study, Trial
@@ -74,6 +74,8 @@ def refine(
             expected="a trial that was only quantized",
             todo="Refine its parent, or train with `update_every` set",
         )
+    if trial.recipe.quantization.calibration == "generated":
+        loaded = analyse_generated(study, trial.recipe, loaded, report=report)
     loaded = loaded or analyse(study, also=(), report=report)
     recipe = replace(trial.recipe, update=update)
     name = trial_id(recipe, trial.id, "refine")

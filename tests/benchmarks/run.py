@@ -22,6 +22,7 @@ BENCHMARKS = {
     "qat": networks.training,
     "study": whole.study,
     "packed": networks.packed,
+    "generate": networks.generation,
 }
 
 
