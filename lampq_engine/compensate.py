@@ -81,7 +81,7 @@ def compensated(seen: Seen, bits: Bits, wanted: Tensor, how: str) -> Quantized:
     if bits.weights == FLOAT_BITS:
         made = goal
     else:
-        fit = fit_symmetric_weight if seen.spec.grid == "symmetric" else fit_weight
+        fit = fit_weight if seen.spec.grid == "asymmetric" else fit_symmetric_weight
         quantizer = fit(goal, bits.weights, seen.search, moment if seen.by_output else None)
         made = quantizer(goal) if how == "ridge" else round_with_feedback(goal, quantizer, moment, damp)
         column = (-1, *[1] * (seen.weight.dim() - 1))

@@ -106,7 +106,7 @@ class Seen:
         """The weight's quantizer; None for a matmul, and where the weight stays in float."""
         if self.layer.is_matmul or bits.weights == FLOAT_BITS:
             return None
-        fit = fit_symmetric_weight if self.spec.grid == "symmetric" else fit_weight
+        fit = fit_weight if self.spec.grid == "asymmetric" else fit_symmetric_weight
         return fit(self.weight, bits.weights, self.search, self.gram)
 
 
