@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_hessian_trace_is_the_trace(builtin: tuple[nn.Module, list[Layer], Image
 def test_nuclear_is_norm_times_error(builtin: tuple[nn.Module, list[Layer], Images]) -> None:
     model, layers, data = builtin
     layer = next(layer for layer in layers if layer.kind == "fc1")
-    found = nuclear_sensitivity(model, [layer], data, widths=(3, 8), quantization=SPEC)
+    found = nuclear_sensitivity(model, [layer], data, widths=(3, 8), quantization=replace(SPEC, range="mse"))
     module, seen = model.get_submodule(layer.name), {}
     hook = module.register_forward_hook(lambda _m, xs, out: seen.update(x=xs[0], y=out))
     with torch.no_grad():
