@@ -104,7 +104,7 @@ def contents(root: Path) -> dict[str, str]:
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in root.rglob("*")
-        if path.is_file() and path.name != ".device.lock"
+        if path.is_file() and not path.name.startswith(".device.")  # locks
     }
 
 
