@@ -233,9 +233,9 @@ def compare_and_download(page: Page, study: Study) -> None:
     assert table
     page.mouse.click(table["x"] + 18, table["y"] + 35 * 1.5)  # the box of the first row
     newest = study.trials()[-1]
-    expect(page.get_by_text("Packed model")).to_be_visible()
+    expect(page.get_by_role("button", name="Packed model").first).to_be_visible()
     with page.expect_download() as packed:
-        page.get_by_role("button", name="Packed model").click()
+        page.get_by_role("button", name="Packed model").first.click()
     assert Path(packed.value.path()).read_bytes() == newest.packed.read_bytes()
     with page.expect_download() as recipe:
         page.get_by_role("button", name="Recipe", exact=True).click()
