@@ -81,7 +81,7 @@ def test_measured_greedy_makes_a_trial_and_is_kept(tmp_path: Path) -> None:
     loaded = steps.analyse(study, also=())
     trial = steps.quantize(study, recipe, loaded=loaded)
     assert trial.allocation.solution.solver == "greedy"
-    assert 4.5 < trial.allocation.cost.mean_bits <= 5.0
+    assert 4.5 < trial.allocation.cost.mean_bits <= 5.0 + 1e-9
     assert "Greedy" in trial.title
     assert len(list((study.path / "greedy").glob("*.json"))) == 1
     assert steps.quantize(study, recipe, loaded=loaded).id == trial.id

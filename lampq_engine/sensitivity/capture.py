@@ -75,12 +75,14 @@ def _hooked(model: nn.Module, names: Sequence[str], see: See) -> Iterator[list[i
             # A leaf at the first layer starts the graph, since no parameter does.
             if not output.requires_grad:
                 output.requires_grad_()
-            kept = tuple(x.detach() for x in inputs)
+            kept = [x.detach() for x in inputs]
             output.register_hook(lambda grad: backward(kept, grad))
 
-        def backward(inputs: tuple[Tensor, ...], grad: Tensor) -> None:
+        def backward(kept: list[Tensor], grad: Tensor) -> None:
             with torch.no_grad():
-                see(name, inputs, grad, size[0])
+                see(name, tuple(kept), grad, size[0])
+            # A detached tensor still knows its base, and with it this hook: a cycle that would keep the whole graph.
+            kept.clear()
 
         stack.callback(model.get_submodule(name).register_forward_hook(forward).remove)
 

@@ -36,10 +36,11 @@ class _Errors:
 
     weights: dict[int, Tensor | Quantizer] = field(default_factory=dict)  # dW, or the quantizer of the right operand
     activations: dict[int, Quantizer] = field(default_factory=dict)
-    moved: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
+    moved: dict[tuple[str, int], list[float]] = field(default_factory=dict)
 
     def see(self, side: str, width: int, product: Tensor) -> None:
-        self.moved.setdefault((side, width), []).append(product.double().cpu())
+        # numbers, not tensors: thousands of small tensors that stay between large ones that go fragment the heap
+        self.moved.setdefault((side, width), []).extend(product.tolist())
 
 
 def output_fisher(
@@ -134,7 +135,7 @@ def _see_matmul(seen: _Errors, inputs: tuple[Tensor, ...], grad: Tensor, count: 
 
 def _cells(seen: _Errors, widths: Sequence[int]) -> dict[Bits, Cell]:
     """Half the mean square of the two sides' sum, at every pair of widths; 32 is the side left in float."""
-    moved = {key: torch.cat(parts) for key, parts in seen.moved.items()}
+    moved = {key: torch.tensor(numbers, dtype=torch.float64) for key, numbers in seen.moved.items()}
     nothing = torch.zeros_like(next(iter(moved.values())))
     cells = {}
     for w in (*widths, FLOAT_BITS):
