@@ -227,7 +227,7 @@ def test_full_disk_leaves_the_study_whole(
 
     monkeypatch.setattr(os, "fsync", full)
     recipe = replace(RECIPE, allocation=AllocationSpec(solver="uniform", uniform=Bits(5, 5)))
-    with pytest.raises(InputError, match="The disk is full: predictions"):
+    with pytest.raises(InputError, match="The disk is full: packed"):
         steps.quantize(study, recipe, loaded=loaded)
     monkeypatch.undo()
     assert {t.id for t in study.trials()} == before

@@ -112,8 +112,8 @@ def measure(
     logits = predict(model, images, report=report)
     spent = time.perf_counter() - measuring
     evaluation = score(logits, images.labels, reference=reference, seconds=spent)
-    keep_flips(study, loaded, trial.id, logits, reference)
     size = write_packed(study.path / "trials" / trial.id / "packed.safetensors", model, trial.recipe)
+    keep_flips(study, loaded, trial.id, logits, reference)
     cost = replace(trial.allocation.cost, megabytes=size / 1e6)
     done = replace(
         trial,
