@@ -136,7 +136,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
 _COMPONENT = st.components.v2.component("lampq_bit_map", html=_HTML, css=_CSS, js=_JS)
 LEGEND = (
     "One number: weights and activations alike; two: weights, then activations. Dot: pinned. Corner: changed by the "
-    "last step. Click a cell, or walk with arrow keys and press Enter, to ask why it has its width."
+    "last step. Click a cell, or walk with arrow keys and press Enter, to ask why it has its width, and to pin it."
 )
 DARK = 5  # widths below this stand on dark colours and are written in white
 

@@ -240,13 +240,14 @@ def ties_editor(study: Study, model: CostModel, past: History) -> None:
         "Ties in every block",
         list(TIES),
         selection_mode="multi",
+        wrap=True,
         default=list(_rules(past.shown.spec)),
         format_func=TIE_NAMES.__getitem__,
         key=key,
         on_change=_ties_chosen,
         args=(study, model, key),
         help=help_of(AllocationSpec, "ties").capitalize() + ". For single layers, type the same letter in the column "
-        "Tie of the table below.",
+        "Tie of the table of pins.",
     )
 
 

@@ -8,6 +8,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import streamlit as st
 from history import Ask, history, restore
+from panels import place
 from reading import costs
 
 from lampq_engine.allocate import options
@@ -49,6 +50,8 @@ def link_to(study: Study, page: str, address: str) -> str:
     past = history(study)
     if past is not None:
         words += position_words(past.now)
+    if layer := st.session_state.get(place(study)):
+        words.append(("layer", str(layer)))
     for word, key in COMPARED.items():
         if value := st.session_state.get(key):
             words.append((word, str(value)))
@@ -82,7 +85,11 @@ def _number(name: str, text: str) -> float:
 
 def follow_link(study: Study) -> None:
     """Restore what the page's address asks for, once; what cannot be understood is one sentence and changes nothing."""
-    words = {name: st.query_params.get_all(name) for name in (*POSITION, *COMPARED, "with") if name in st.query_params}
+    words = {
+        name: st.query_params.get_all(name)
+        for name in (*POSITION, *COMPARED, "layer", "with")
+        if name in st.query_params
+    }
     asked = repr(sorted(words.items()))
     if not words or st.session_state.get("followed") == (study.name, asked):
         return
@@ -116,5 +123,7 @@ def _take_compared(study: Study, words: Mapping[str, Sequence[str]]) -> None:
     for word, key in COMPARED.items():
         if word in words:
             st.session_state[key] = words[word][-1]  # a trial that is not there is replaced on the page
+    if "layer" in words:
+        st.session_state[place(study)] = words["layer"][-1]  # so is a layer
     if "with" in words:
         st.session_state["compare-studies"] = list(words["with"])

@@ -59,6 +59,10 @@ def why_panel(study: Study, model: CostModel, ask: Ask) -> None:
     with right:
         figure = figures.bill_bars(found)
         st.plotly_chart(figure, key="why", config=BARE, alt=f"Harm and price of every width of {name}; " + alt(found))
+        st.caption(
+            "Harm: of this layer at that width. Price of its bits: the harm that they would save in other layers. The "
+            "solver wants the least sum."
+        )
         _steps(found)
 
 

@@ -36,8 +36,8 @@ def _share(study: Study, page: str) -> None:
     with panel:
         st.markdown(
             "**Link to this view**",
-            help="It restores the study, the page, the metric, budgets, pins, ties and menus, and what is compared, on "
-            "any browser that reaches this dashboard.",
+            help="It restores the study, the page, the metric, budgets, pins, ties and menus, the layer and what is "
+            "compared, on any browser that reaches this dashboard.",
         )
         st.code(link_to(study, page, st.context.url or ""), language=None, wrap_lines=True)
         past = history(study)
@@ -59,6 +59,11 @@ def _share(study: Study, page: str) -> None:
             key="download-report",
             help="Figures, settings, recipes, versions, hashes, controls and intervals. It takes about 5 MB.",
         )
+        if past is not None:
+            st.caption(
+                "The report holds what was measured. To have the allocation of the sliders in it, press “Quantize and "
+                "measure” on the Allocation page first; the link above shows it at once."
+            )
         st.page_link("views/present.py", label="Present", icon=":material/slideshow:")
 
 

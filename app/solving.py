@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 from reading import Stamp, costs, sensitivity, stamp
 
-from lampq_engine.allocate import Program
+from lampq_engine.allocate import ROUNDING, Program
 from lampq_engine.errors import InputError
 from lampq_engine.explain import Why, why
 from lampq_engine.files import key_of
@@ -79,6 +79,22 @@ class Frontier:
 
     def ordered(self) -> list[Point]:
         return sorted(self.points, key=lambda point: point.budget)
+
+
+def bound_by(program: Program, budgets: Budgets, here: Allocation) -> tuple[str, ...]:
+    """The budgets that only together keep some layer from a less harmful choice: each of them alone would, too.
+
+    Empty where one budget binds by itself, and where every layer has its best width.
+    """
+    if here.solution.binding:
+        return ()
+    problem, limits, found = program.problem, budgets.given(), set[str]()
+    for name, row in problem.choices.items():
+        now = (name, here.bits[name])
+        for better in (pair for pair in row if problem.harm[name, pair] < problem.harm[now]):
+            steps = {b: problem.terms[name, better][b] - problem.terms[now][b] for b in limits}
+            found |= {b for b, more in steps.items() if getattr(here.cost, b) + more > limits[b] * (1 + ROUNDING)}
+    return tuple(b for b in limits if b in found)
 
 
 def solver(study: Study, metric: str, spec: AllocationSpec) -> Solver:

@@ -230,7 +230,15 @@ def test_the_ten_minute_task(tab: Page) -> None:
         tab.get_by_role("button", name=re.compile("^.*Pin at")).last.click()
         expect(cell(tab, layer)).to_have_class(re.compile("pinned"))
     expect(tab.locator(".cell.pinned")).to_have_count(3)
+    expect(tab.get_by_text(re.compile("^Pinned now: blocks.0.attn.qkv at .*, blocks.5.attn.proj at"))).to_be_visible()
     assert mean_bits(tab) <= 3.2
     cell(tab, "blocks.3.attn.qkv").click()
     expect(panel(tab).get_by_text(re.compile(r"^blocks\.3\.attn\.qkv has"))).to_be_visible()
     expect(tab.get_by_text("elsewhere").first).to_be_visible()
+
+
+def test_a_budget_switched_on_at_what_is_used_binds_together_with_the_other(tab: Page) -> None:
+    type_budget(tab, "Mean bits", "4")
+    tab.get_by_text("Limit", exact=True).nth(1).click()
+    expect(tab.get_by_text("Limited by mean bits and megabytes together.")).to_be_visible()
+    expect(tab.get_by_text("No budget limits it")).to_have_count(0)

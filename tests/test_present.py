@@ -108,6 +108,7 @@ def test_a_link_restores_the_view_in_another_browser(
     study: Study, page: Page, dashboard: str, browser: Browser
 ) -> None:
     words = "metric=output&mean_bits=3.5&gbops=1.8&pin=blocks.0.attn.qkv%3D8%2F8&menu=fc2%3D4%2C6%2C8&tie=residual"
+    words += "&layer=blocks.7.mlp.fc1"
     page.goto(f"{dashboard}/allocation?study={study.name}&{words}&compare={study.name}/random-2-5")
     expect(page.get_by_role("spinbutton", name="Mean bits at most").first).to_have_value("3.50")
     expect(page.get_by_role("spinbutton", name="GBOPs at most").first).to_have_value("1.800")
@@ -118,6 +119,7 @@ def test_a_link_restores_the_view_in_another_browser(
     other = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
     other.goto(address)
     expect(other.get_by_role("spinbutton", name="Mean bits at most").first).to_have_value("3.50", timeout=60_000)
+    expect(other.get_by_text("blocks.7.mlp.fc1 has", exact=False).first).to_be_visible(timeout=60_000)
     command = page.get_by_test_id("stCode").nth(1).inner_text()
     for word in ("--pin blocks.0.attn.qkv=8/8", "--tie residual", "--menu fc2=4,6,8", "--metric output"):
         assert word in command.replace("\n", " ")

@@ -1,13 +1,13 @@
 """Drag a budget and see, at once, the bits that every layer gets for it; ask why; then make it real and measure it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import streamlit as st
 from asking import recipe_of, request
 from bit_map import bit_map, layout_of
 from bit_map import picked as layer_picked
-from editors import menus_editor, pins_editor, ties_editor
+from editors import kinds_of, menus_editor, pins_editor, ties_editor
 from facts import fact
 from frontier_line import frontier_line
 from frontier_line import picked as budget_picked
@@ -15,13 +15,21 @@ from history import Ask, History, history, keep
 from panels import PAIR, changes_panel, cost_panel, layer_now, place, position, why_of, why_panel, words
 from reading import costs, float_evaluation, sensitivity, trials
 from slider import DIGITS, Dial, Moves, budget_slider, ceil_to
-from solving import Solver, frontier, solver
+from solving import Solver, bound_by, frontier, solver
 
 from lampq_engine import figures, store
 from lampq_engine.allocate import UNITS
 from lampq_engine.errors import InputError
 from lampq_engine.explain import Slack, flips, slacks
-from lampq_engine.figures.names import BUDGET_NAMES, METRIC_HELP, METRIC_NAMES, METRIC_SHORT, number
+from lampq_engine.figures.names import (
+    BUDGET_NAMES,
+    KIND_HELP,
+    KIND_NAMES,
+    METRIC_HELP,
+    METRIC_NAMES,
+    METRIC_SHORT,
+    number,
+)
 from lampq_engine.frontier import spans
 from lampq_engine.plain import help_of
 from lampq_engine.recipe import AllocationSpec, Budgets
@@ -93,16 +101,16 @@ def key_of(name: str) -> str:
     return f"budget-{study.name}-{name}"
 
 
-def cards(one: Solver, ask: Ask, rooms: dict[str, Slack]) -> None:
+def cards(one: Solver, ask: Ask, rooms: dict[str, Slack], together: Collection[str]) -> None:
     """A card for each budget: on or off, slider and number, range, what is used, and whether it binds."""
     names = [name for name in BUDGET_NAMES if not (ask.tied and name == "mean_activation_bits")]
     with st.grid(len(names), min_column_width=195):
         for name in names:
             with st.container(border=True, gap="xsmall", height="stretch"):
-                card(one, ask, rooms[name])
+                card(one, ask, rooms[name], together)
 
 
-def card(one: Solver, ask: Ask, room: Slack) -> None:
+def card(one: Solver, ask: Ask, room: Slack, together: Collection[str]) -> None:
     name, key = room.budget, key_of(room.budget)
     value = getattr(ask.spec.budgets, name)
     dial = Dial(
@@ -115,15 +123,15 @@ def card(one: Solver, ask: Ask, room: Slack) -> None:
         else f"{room.least:.4g} to {room.most:.4g} {UNITS[name]} can be met",
         value=value,
         spent=room.spent,
-        binds=room.binds,
+        binds=room.binds or name in together,
         revision=f"{now().revision} {st.session_state.get(f'pulled-{key}', 0)}",
     )
     moves = Moves(lambda to: moved(name, to), settled, lambda to: typed(name, to), lambda on: switched(name, on))
     budget_slider(dial, moves, key=f"slider-{key}")
 
 
-def show_numbers(here: Allocation) -> None:
-    """What the allocation costs and how the solver went."""
+def show_numbers(here: Allocation, unit: str) -> None:
+    """What the allocation costs and how the solver went; `unit` is that of the harm."""
     assert model is not None
     whole, cost, solution = model.cost({}), here.cost, here.solution
     with st.grid(5, min_column_width=150):
@@ -147,10 +155,11 @@ def show_numbers(here: Allocation) -> None:
         )
         fact(
             "Predicted harm",
-            number(solution.harm),
+            f"{number(solution.harm)} {unit}",
             f"bound {number(solution.bound)}",
             help="Sum over the layers of the metric's harm at their widths: what the solver makes as small as it can. "
-            "The bound is proven: no allocation within the budget harms less.",
+            "The bound is proven: no allocation within the budget harms less. It ranks allocations under one metric; "
+            "what accuracy they cost, only “Quantize and measure” tells.",
         )
         fact(
             "Solver",
@@ -175,23 +184,34 @@ def live() -> None:
         return
     here, complaint = one.solve(ask.spec.budgets)
     st.session_state[f"spent-{study.name}"] = {name: getattr(here.cost, name) for name in UNITS}
-    cards(one, ask, slacks(one.program, ask.spec.budgets, here))
+    together = () if complaint else bound_by(one.program, ask.spec.budgets, here)
+    cards(one, ask, slacks(one.program, ask.spec.budgets, here), together)
     st.caption(
-        f":red[:material/block:] {complaint} Shown is the nearest one that can be met." if complaint else limited(here),
+        f":red[:material/block:] {complaint} Shown is the nearest one that can be met."
+        if complaint
+        else limited(here, together),
         help="The budgets that keep some layer from a less harmful width.",
     )
-    show_numbers(here)
+    show_numbers(here, unit_of(ask))
     with st.grid(2, min_column_width=PAIR):
         with st.container(key="bits", gap="xsmall"):
-            st.markdown("**Bits of each layer**", help="Columns are blocks of the model, rows are kinds of layers.")
+            st.markdown("**Bits of each layer**", help=map_help())
             show_bits(past, here)
         with st.container(key="frontier", gap="xsmall"):
             show_frontier(one, ask, here)
 
 
-def limited(here: Allocation) -> str:
-    bound = [BUDGET_NAMES[b].lower().replace("gbops", "GBOPs") for b in here.solution.binding]
-    return f"Limited by {' and '.join(bound)}." if bound else "No budget limits it: every layer has its best width."
+def map_help() -> str:
+    assert model is not None
+    kinds = "\n".join(f"- **{KIND_NAMES[kind]}**: {KIND_HELP[kind]}" for kind in kinds_of(model))
+    return f"Columns are blocks of the model, rows are kinds of layers; `outside` are those in no block.\n{kinds}"
+
+
+def limited(here: Allocation, together: Collection[str]) -> str:
+    names = [BUDGET_NAMES[b].lower().replace("gbops", "GBOPs") for b in (here.solution.binding or together)]
+    if not names:
+        return "No budget limits it: every layer has its best width."
+    return f"Limited by {' and '.join(names)}" + (" together." if together else ".")
 
 
 @st.fragment
@@ -247,11 +267,15 @@ def driven(ask: Ask) -> str:
     return last if last in given or not given else next(iter(given))
 
 
+def unit_of(ask: Ask) -> str:
+    table = sensitivity(study, ask.metric)
+    assert table is not None
+    return table.unit
+
+
 def show_frontier(one: Solver, ask: Ask, here: Allocation) -> None:
     """The least harm along the driven budget, the others held."""
     name = driven(ask)
-    table = sensitivity(study, ask.metric)
-    assert table is not None
     curve = frontier(study, ask.metric, ask.spec, name, ask.spec.budgets)
     low, high = one.floor[name], one.program.most[name]
     st.markdown(
@@ -264,7 +288,7 @@ def show_frontier(one: Solver, ask: Ask, here: Allocation) -> None:
         spans(curve.ordered(), name, low, high) if curve.done else [],
         here,
         budget=name,
-        unit=table.unit,
+        unit=unit_of(ask),
         low=low,
         high=high,
         on_pick=lambda: clicked(name),
@@ -400,6 +424,9 @@ if refused := st.session_state.get(f"refused-{study.name}"):
 left, right = st.columns([5, 4], gap="medium")
 with left:
     st.markdown("**Pins**: kinds or layers that keep the widths given here")
+    if held := now().now.spec.pins:
+        shown = [f"{name} at {bits}" for name, bits in held.items()]
+        st.caption(f"Pinned now: {', '.join(shown[:6])}" + (f" and {len(shown) - 6} more." if shown[6:] else "."))
     pins_editor(study, model, now())
 with right:
     ties_editor(study, model, now())
