@@ -60,13 +60,19 @@ class Log(nn.Module):
         return f"bits={self.bits}"
 
 
+NOTHING = -1e5  # an exponent whose power of two is zero
+
+
 def _codes(x: Tensor, scale: Tensor, q: Tensor, shift: Tensor, levels: int) -> Tensor:
-    return (x + shift).div_(scale).clamp_(min=1e-30).log2_().mul_(-R / q).round_().clamp_(0, levels)
+    per_octave = R / q
+    place = (x + shift).clamp_(min=1e-30).log2_().mul_(per_octave).sub_(scale.log2() * per_octave)
+    return place.round_().clamp_(-levels, 0).neg_()
 
 
 def _values(codes: Tensor, scale: Tensor, q: Tensor, shift: Tensor, levels: int) -> Tensor:
-    zero = codes >= levels
-    return codes.mul(-q / R).exp2_().mul_(scale).masked_fill_(zero, 0.0).sub_(shift)
+    """What the codes stand for; few whole-tensor passes without a mask, since those are what it costs."""
+    power = torch.threshold_(codes.neg(), 0.5 - levels, NOTHING)
+    return power.mul_(q / R).add_(scale.log2()).exp2_().sub_(shift)
 
 
 class _Straight(torch.autograd.Function):
