@@ -155,8 +155,8 @@ def show_numbers(here: Allocation, unit: str) -> None:
         )
         fact(
             "Predicted harm",
-            f"{number(solution.harm)} {unit}",
-            f"bound {number(solution.bound)}",
+            number(solution.harm),
+            f"{unit.split(',')[0].split()[-1]}, bound {number(solution.bound)}",
             help="Sum over the layers of the metric's harm at their widths: what the solver makes as small as it can. "
             "The bound is proven: no allocation within the budget harms less. It ranks allocations under one metric; "
             "what accuracy they cost, only “Quantize and measure” tells.",
